@@ -1,0 +1,51 @@
+"""Backend: what an entry point in the group `qbridge.backends` names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from qbridge.source import Capabilities, QueueSource
+
+__all__ = ["Backend", "BackendOptions"]
+
+
+class BackendOptions(BaseModel):
+    """Base of each backend's options: what stands under a queue in the YAML beside the core's own keys.
+
+    Unknown keys are errors, and inputs are kept out of error texts since they may be secret. Use `SecretStr` for what
+    must never be printed. The core's own keys (`backend`, `codec`, `loops`, `max_message_size`) can't be option names.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+OptionsT = TypeVar("OptionsT", bound=BackendOptions)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backend(Generic[OptionsT]):
+    """A package that provides a source: its name, its options, and how to make one.
+
+    Attributes:
+        name: What `backend:` says in the YAML; the same as the entry point's name.
+        summary: One line for `qbridge backends` and the reference.
+        options: The pydantic model of its options.
+        capabilities: What it can do at best; a source found to do less says so after `open`.
+        create: Makes an unopened source from the queue's name and its validated options. Does no I/O and must not
+            import the client library: an import that fails belongs in `open`, as `SourceMisconfigured`.
+        needs: What must be importable for `open` to work: module name → what to install,
+            such as `{"redis": 'pip install "qbridge[redis]"'}`.
+        example: Options that a user would write first, for the reference.
+    """
+
+    name: str
+    summary: str
+    options: type[OptionsT]
+    capabilities: Capabilities
+    create: Callable[[str, OptionsT], QueueSource]
+    needs: dict[str, str]
+    example: dict[str, Any]

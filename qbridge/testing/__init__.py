@@ -1,0 +1,1 @@
+"""What authors of backends and handlers test with."""
