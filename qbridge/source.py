@@ -59,7 +59,7 @@ _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
-    """What a backend's broker can do, as data. The kit fails if a declared ability is absent, and skips if it isn't declared.
+    """What a broker can do, as data. The kit fails if a declared ability is absent and skips what isn't declared.
 
     Attributes:
         durable: Accepted messages survive a restart of the broker (and of every worker).
