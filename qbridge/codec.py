@@ -1,0 +1,185 @@
+"""Bytes to TaskMessage and back: the JSON envelope, and raw payloads written by anybody.
+
+A codec belongs to a queue. Decoding happens in the worker's main thread, for each message, so it does just one thing:
+the envelope. Arguments are validated later, in the loop thread that runs the handler.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from typing import Any
+
+import pydantic_core
+from pydantic import ValidationError
+
+from qbridge.errors import UndecodableMessageError
+from qbridge.message import NAME_PATTERN, TaskMessage
+from qbridge.source import Delivery
+
+__all__ = ["ENVELOPE_VERSION", "Codec", "JsonCodec", "RawCodec", "RawPayload"]
+
+#: The version of the envelope that `JsonCodec` writes, under the key `v`.
+ENVELOPE_VERSION = 1
+
+
+class RawPayload(bytes):
+    """The whole body of a foreign message, on its way to the first parameter of a handler.
+
+    The handler's annotation decides what it becomes: see `qbridge.registry.Handler`.
+    """
+
+    __slots__ = ()
+
+
+class Codec(ABC):
+    """Turns a queue's bytes into task messages and back. Stateless; called from any thread."""
+
+    @abstractmethod
+    def decode(self, delivery: Delivery) -> TaskMessage:
+        """Return the task message in a delivery.
+
+        Raises:
+            UndecodableMessageError: The bytes are not what this codec reads. The text repeats none of them.
+        """
+
+    @abstractmethod
+    def encode(self, message: TaskMessage) -> bytes:
+        """Return the bytes of a task message.
+
+        Raises:
+            UndecodableMessageError: The message holds what this codec can't write.
+        """
+
+
+class JsonCodec(Codec):
+    """The envelope: `{"v": 1, "id": …, "task": …, "args": […], "kwargs": {…}, "headers": {…}, "enqueued_at": …}`.
+
+    `v` and `task` must be there, everything else may be left out; an unknown key, NaN and Infinity are refused. A
+    message without `id` takes the broker's.
+    """
+
+    def decode(self, delivery: Delivery) -> TaskMessage:
+        """Return the task message in a delivery; see `Codec.decode`."""
+        try:
+            # from_json refuses NaN inside free-form arguments, which a model's allow_inf_nan doesn't reach.
+            envelope: Any = pydantic_core.from_json(delivery.body, allow_inf_nan=False)
+        except ValueError as exc:
+            raise UndecodableMessageError(f"body is not JSON: {exc}") from None
+        if not isinstance(envelope, dict):
+            raise UndecodableMessageError(f"envelope is a JSON {_json_type(envelope)}, not an object")
+        version = envelope.pop("v", None)
+        if version != ENVELOPE_VERSION or isinstance(version, bool):
+            raise UndecodableMessageError(
+                f"envelope has no version v: {ENVELOPE_VERSION}"
+                if version is None
+                else f"envelope version is {str(version)[:40]!r}, this worker reads {ENVELOPE_VERSION}"
+            )
+        envelope.setdefault("id", delivery.message_id)
+        envelope.setdefault("enqueued_at", delivery.enqueued_at)
+        try:
+            return TaskMessage.model_validate(envelope)
+        except ValidationError as exc:
+            problems = "; ".join(
+                f"{'.'.join(map(str, error['loc']))[:80]}: {error['msg']}"
+                for error in exc.errors(include_url=False, include_context=False, include_input=False)
+            )
+            raise UndecodableMessageError(f"envelope doesn't fit: {problems}") from None
+
+    def encode(self, message: TaskMessage) -> bytes:
+        """Return the envelope's bytes; see `Codec.encode`."""
+        envelope = {
+            "v": ENVELOPE_VERSION,
+            "id": message.id,
+            "task": message.task,
+            "args": message.args,
+            "kwargs": message.kwargs,
+            "headers": message.headers,
+            "enqueued_at": message.enqueued_at,
+        }
+        try:
+            body = pydantic_core.to_json(envelope, inf_nan_mode="constants")
+        except (ValueError, TypeError, RecursionError) as exc:
+            raise UndecodableMessageError(f"arguments of task {message.task!r} are not JSON: {exc}") from exc
+        if b"NaN" in body or b"Infinity" in body:
+            _refuse_inf_nan(body, message.task)
+        return body
+
+
+class RawCodec(Codec):
+    """Payloads written by anybody: the whole body is the first argument of one task.
+
+    What the argument becomes follows the handler's annotation: bytes stay bytes; else JSON if the body is JSON; else
+    text if it is UTF-8; else bytes.
+
+    Args:
+        task: The handler's name.
+
+    Raises:
+        ValueError: If `task` is no task name.
+    """
+
+    def __init__(self, task: str) -> None:
+        if re.match(NAME_PATTERN, task) is None:
+            raise ValueError(f"{task!r} is not a task name ({NAME_PATTERN})")
+        self.task = task
+
+    def decode(self, delivery: Delivery) -> TaskMessage:
+        """Return the one task with the body as its argument; never fails."""
+        return TaskMessage.model_construct(
+            id=delivery.message_id,
+            task=self.task,
+            args=[RawPayload(delivery.body)],
+            kwargs={},
+            headers=dict(delivery.headers),
+            enqueued_at=delivery.enqueued_at,
+        )
+
+    def encode(self, message: TaskMessage) -> bytes:
+        """Return the one argument: bytes as they are, text too unless it reads as JSON, everything else as JSON."""
+        if message.task != self.task:
+            raise UndecodableMessageError(
+                f"a raw queue carries only task {self.task!r}, not {message.task!r}: send it to another queue"
+            )
+        if len(message.args) != 1 or message.kwargs:
+            raise UndecodableMessageError(
+                f"a raw queue carries one positional argument, not {len(message.args)} positional and "
+                f"{len(message.kwargs)} named ones"
+            )
+        payload = message.args[0]
+        if isinstance(payload, bytes):
+            return bytes(payload)
+        if isinstance(payload, str) and not _is_json(payload):
+            return payload.encode()
+        try:
+            body = pydantic_core.to_json(payload, inf_nan_mode="constants")
+        except (ValueError, TypeError, RecursionError) as exc:
+            raise UndecodableMessageError(f"the argument of task {message.task!r} is not JSON: {exc}") from exc
+        if b"NaN" in body or b"Infinity" in body:
+            _refuse_inf_nan(body, message.task)
+        return body
+
+
+def _refuse_inf_nan(body: bytes, task: str) -> None:
+    try:
+        pydantic_core.from_json(body, allow_inf_nan=False)
+    except ValueError:
+        raise UndecodableMessageError(f"arguments of task {task!r} hold NaN or Infinity, which JSON can't") from None
+
+
+def _is_json(text: str) -> bool:
+    try:
+        pydantic_core.from_json(text, allow_inf_nan=False)
+    except ValueError:
+        return False
+    return True
+
+
+def _json_type(value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, (int, float)):
+        return "number"
+    return "string" if isinstance(value, str) else "array"

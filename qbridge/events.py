@@ -1,0 +1,121 @@
+"""What the engine tells the outside: metrics, tracing and logs listen here.
+
+Events are made only while somebody listens, on the worker's main thread, after the fact. A listener must be quick and
+must not raise; one that raises is logged once and dropped.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = [
+    "Event",
+    "EventHub",
+    "LeaseLost",
+    "SourceLost",
+    "SourceReady",
+    "TaskFinished",
+    "WorkerDrained",
+]
+
+log = logging.getLogger(__name__)
+
+TaskOutcome = Literal["done", "retried", "released", "dead_lettered", "lost"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskFinished:
+    """One delivery came to its end in this worker.
+
+    Attributes:
+        queue: The queue's name.
+        task: The handler's name; "" if the message could not be decoded.
+        message_id: `TaskMessage.id`, or the broker's id if it could not be decoded.
+        attempt: Which attempt it was, from 1.
+        outcome: How it ended.
+        reason: The reason code of a dead letter, else "".
+        waited: Seconds from claim to start; None if it never started.
+        duration: Seconds from start to end; None if it never started.
+        loop_thread: The loop thread's name; "" if it never reached one.
+        error: The error's text, "" if there was none.
+    """
+
+    queue: str
+    task: str
+    message_id: str
+    attempt: int
+    outcome: TaskOutcome
+    reason: str = ""
+    waited: float | None = None
+    duration: float | None = None
+    loop_thread: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseLost:
+    """A delivery's lease was lost while its handler ran here; the handler is cancelled, its settlement suppressed."""
+
+    queue: str
+    task: str
+    message_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceLost:
+    """A queue's broker can't be reached; the worker tries again after `delay` seconds, without limit."""
+
+    queue: str
+    error: str
+    delay: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceReady:
+    """A queue's source is open; `outage` is the seconds it was lost, 0 at the first opening."""
+
+    queue: str
+    outage: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerDrained:
+    """The worker has stopped: what became of the deliveries it held when the drain began."""
+
+    finished: int
+    released: int
+    abandoned: int
+
+
+Event = TaskFinished | LeaseLost | SourceLost | SourceReady | WorkerDrained
+
+
+class EventHub:
+    """Hands events to those who listen. Belongs to the main thread; costs one attribute look-up when nobody listens."""
+
+    def __init__(self) -> None:
+        self._listeners: tuple[Callable[[Event], None], ...] = ()
+        #: Whether anybody listens; emitters ask before they make an event.
+        self.active = False
+
+    def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:
+        """Call `listener` with each event from here on; returns the function that ends it."""
+        self._listeners = (*self._listeners, listener)
+        self.active = True
+        return lambda: self._drop(listener)
+
+    def emit(self, event: Event) -> None:
+        """Hand an event to every listener, in the order in which they subscribed."""
+        for listener in self._listeners:
+            try:
+                listener(event)
+            except Exception:
+                log.exception("an event listener failed and is dropped", extra={"listener": repr(listener)})
+                self._drop(listener)
+
+    def _drop(self, listener: Callable[[Event], None]) -> None:
+        self._listeners = tuple(known for known in self._listeners if known is not listener)
+        self.active = bool(self._listeners)

@@ -1,0 +1,267 @@
+"""One task in its loop: validate the arguments, keep the time limit, run the handler, decide the settlement."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import traceback
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from enum import Enum
+from time import monotonic
+from typing import Any
+
+from qbridge.deadlines import Deadlines
+from qbridge.errors import InvalidArgumentsError, Reject, Retry
+from qbridge.message import TaskMessage
+from qbridge.registry import Handler, TaskContext
+from qbridge.retry import RetryPolicy
+from qbridge.source import MAX_ERROR_LENGTH, DeadLetterReason, Delivery, Settlement
+
+__all__ = ["CancelReason", "Executor", "Job", "describe_error"]
+
+log = logging.getLogger(__name__)
+
+
+class CancelReason(Enum):
+    """Why a handler is cancelled from outside; decides what becomes of its message."""
+
+    #: Its time limit is over: the attempt failed.
+    TIMEOUT = "timeout"
+    #: The worker leaves: the message is released, the attempt doesn't count.
+    DRAIN = "drain"
+    #: Its lease is lost: the message is another worker's, nothing is settled.
+    LEASE_LOST = "lease lost"
+
+
+class Job:
+    """One delivery on its way through the worker.
+
+    The main thread makes it and hands it to one loop thread; from there until it is handed back only that thread
+    touches it, except for `cancel_reason`, which is set on the loop too.
+
+    Attributes:
+        delivery: What the broker handed over.
+        message: What it says.
+        handler: What runs it.
+        queue: The queue's name.
+        retry: The policy in force for it.
+        owner: The intake that settles it; opaque here.
+        claimed_at: Monotonic seconds when it was claimed.
+        started_at: Monotonic seconds when the handler's turn came; 0.0 before.
+        ended_at: Monotonic seconds when it was over; 0.0 before.
+        settlement: How it ends; None while it runs, and for ever if its lease was lost.
+        error: The failure's text; "" if there was none.
+        cancel_reason: Why it was cancelled, if it was.
+        task: The asyncio task that runs it, while it runs.
+        thread: The loop thread it was handed to; opaque here.
+    """
+
+    __slots__ = (
+        "cancel_reason",
+        "claimed_at",
+        "delivery",
+        "ended_at",
+        "error",
+        "handler",
+        "message",
+        "owner",
+        "queue",
+        "retry",
+        "settlement",
+        "started_at",
+        "task",
+        "thread",
+    )
+
+    def __init__(
+        self,
+        delivery: Delivery,
+        message: TaskMessage,
+        handler: Handler,
+        *,
+        queue: str,
+        retry: RetryPolicy,
+        owner: Any,
+        claimed_at: float,
+    ) -> None:
+        self.delivery = delivery
+        self.message = message
+        self.handler = handler
+        self.queue = queue
+        self.retry = retry
+        self.owner = owner
+        self.claimed_at = claimed_at
+        self.started_at = 0.0
+        self.ended_at = 0.0
+        self.settlement: Settlement | None = None
+        self.error = ""
+        self.cancel_reason: CancelReason | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.thread: Any = None
+
+
+class Executor:
+    """Runs jobs on one event loop. Belongs to that loop: every method is called on it.
+
+    Args:
+        loop: The loop.
+        name: The loop thread's name, for contexts and worker threads.
+        worker_threads: How many plain functions run at once; more wait for their turn.
+        send: Sends a further task, for `TaskContext.send`.
+        on_end: Gets each job that is over.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        name: str,
+        worker_threads: int,
+        send: Callable[..., Awaitable[str]],
+        on_end: Callable[[Job], object],
+    ) -> None:
+        self._loop = loop
+        self._name = name
+        self._worker_threads = worker_threads
+        self._send = send
+        self._on_end = on_end
+        self._pool: ThreadPoolExecutor | None = None
+        self._deadlines: Deadlines[Job] = Deadlines(loop, self._time_out)
+        #: Jobs that have not ended. A strong reference: the loop itself keeps only weak ones to its tasks.
+        self.running: dict[Job, None] = {}
+
+    def start(self, jobs: list[Job]) -> None:
+        """Start jobs, in order, each in a context of its own."""
+        create_task = self._loop.create_task
+        for job in jobs:
+            # Known before it runs, so that whoever asks what runs is never told too little.
+            self.running[job] = None
+            job.task = create_task(self._run(job), context=contextvars.Context())
+
+    def cancel(self, job: Job, reason: CancelReason) -> None:
+        """Cancel a job for a reason; what becomes of its message follows from the first reason given."""
+        if job not in self.running:
+            return
+        if job.cancel_reason is None or reason is CancelReason.LEASE_LOST:
+            job.cancel_reason = reason
+        # A task cancelled before its first step would never run, and never report: it looks at the reason by itself.
+        if job.started_at and job.task is not None:
+            job.task.cancel()
+
+    def cancel_all(self, reason: CancelReason) -> None:
+        """Cancel every job that has not ended."""
+        for job in list(self.running):
+            self.cancel(job, reason)
+
+    def close(self) -> None:
+        """Let go of the worker threads; those that are busy are not waited for."""
+        self._deadlines.close()
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _run(self, job: Job) -> None:
+        job.started_at = monotonic()
+        handler = job.handler
+        try:
+            if job.cancel_reason is not None:
+                raise asyncio.CancelledError  # noqa: TRY301  # one place decides what a cancelled job becomes
+            if handler.timeout is not None:
+                self._deadlines.add(job, handler.timeout)
+            context = self._context_of(job) if handler.wants_context else None
+            args, kwargs = handler.bind(job.message, context)
+            if handler.is_coroutine:
+                await handler.function(*args, **kwargs)
+            else:
+                await self._run_in_thread(job, args, kwargs)
+            job.settlement = job.delivery.ack()
+        except asyncio.CancelledError as exc:
+            self._settle_cancelled(job, exc)
+        except InvalidArgumentsError as exc:
+            job.error = str(exc)[:MAX_ERROR_LENGTH]
+            job.settlement = job.delivery.dead_letter(DeadLetterReason.INVALID, job.error)
+        except Reject as exc:
+            job.error = exc.reason[:MAX_ERROR_LENGTH] or "rejected by the handler"
+            job.settlement = job.delivery.dead_letter(DeadLetterReason.REJECTED, job.error)
+        except Retry as exc:
+            job.error = exc.reason[:MAX_ERROR_LENGTH] or "the handler asked for a retry"
+            job.settlement = self._failed(job, exc.delay)
+        except GeneratorExit:  # the loop is gone: the dispatcher has given this job up
+            raise
+        except BaseException as exc:  # noqa: BLE001  # the border to the handler: even SystemExit must not end the loop
+            job.error = describe_error(exc)
+            job.settlement = self._failed(job, None)
+        job.ended_at = monotonic()
+        job.task = None
+        if job.cancel_reason is CancelReason.LEASE_LOST:
+            job.settlement = None
+        if handler.timeout is not None:
+            self._deadlines.discard(job, handler.timeout)
+        del self.running[job]
+        self._on_end(job)
+
+    def _context_of(self, job: Job) -> TaskContext:
+        message = job.message
+        return TaskContext(
+            id=message.id,
+            task=message.task,
+            queue=job.queue,
+            attempt=job.delivery.attempt,
+            max_attempts=job.retry.max_attempts,
+            headers=message.headers,
+            enqueued_at=message.enqueued_at,
+            loop_thread=self._name,
+            _send=self._send,
+        )
+
+    async def _run_in_thread(self, job: Job, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._worker_threads, thread_name_prefix=f"{self._name}-worker")
+        context = contextvars.copy_context()
+        future = self._pool.submit(context.run, job.handler.function, *args, **kwargs)
+        waiter = asyncio.wrap_future(future)
+        cancelled: asyncio.CancelledError | None = None
+        while not waiter.done():
+            try:
+                await asyncio.wait([waiter])
+            except asyncio.CancelledError as exc:
+                # A thread can't be stopped, and its message must not be tried again while it works on: wait for it.
+                # One that waits for a free thread has not started and can be called off.
+                cancelled = exc
+                if future.cancel():
+                    break
+        if future.cancelled():
+            raise cancelled or asyncio.CancelledError
+        error = waiter.exception()
+        if error is not None:
+            raise error
+        if cancelled is not None and job.cancel_reason is CancelReason.TIMEOUT:
+            raise cancelled
+
+    def _time_out(self, job: Job) -> None:
+        self.cancel(job, CancelReason.TIMEOUT)
+
+    def _settle_cancelled(self, job: Job, exc: BaseException) -> None:
+        if job.cancel_reason is CancelReason.TIMEOUT:
+            job.error = f"TimeoutError: handler {job.handler.name!r} ran over its timeout of {job.handler.timeout:g} s"
+            job.settlement = self._failed(job, None)
+        elif job.cancel_reason is None:  # the handler cancelled itself, or let a cancelled future's error through
+            job.error = describe_error(exc)
+            job.settlement = self._failed(job, None)
+        else:
+            job.settlement = job.delivery.release()
+
+    def _failed(self, job: Job, delay: float | None) -> Settlement:
+        attempt = job.delivery.attempt
+        if not job.retry.allows_another(attempt):
+            return job.delivery.dead_letter(DeadLetterReason.EXHAUSTED, job.error)
+        return job.delivery.retry(job.retry.delay_after(attempt) if delay is None else delay, job.error)
+
+
+def describe_error(exc: BaseException) -> str:
+    """Return type, message and the end of the traceback, within `MAX_ERROR_LENGTH` characters."""
+    head = "".join(traceback.format_exception_only(exc)).strip()[: MAX_ERROR_LENGTH // 2]
+    trace = "".join(traceback.format_tb(exc.__traceback__)).rstrip()
+    room = MAX_ERROR_LENGTH - len(head) - 1
+    return f"{head}\n{trace[-room:]}" if trace else head
