@@ -1,0 +1,86 @@
+# Every job on this project; `make` alone lists them.
+#
+# Stamp files inside .venv remember what is installed there, so a target installs only after pyproject.toml or
+# constraints.txt has changed.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+# Pins hold for the project, for its tools and for what builds it.
+PIP_INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check \
+	--constraint constraints.txt --build-constraint constraints.txt
+
+.PHONY: help
+help:  ## Print these targets
+	@echo 'make TARGET [ARGS="arguments for pytest"] [PYTHON=interpreter for .venv]'
+	@echo
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: install
+install: $(VENV)/.tools  ## Create .venv with the project, all its extras and the development tools
+
+.PHONY: demo
+demo: $(VENV)/.project  ## Run a worker service on a queue file, send it tasks, watch them run
+	$(RUN) docs/examples/quickstart/demo.py
+
+.PHONY: test
+test: $(VENV)/.tools redis-server  ## Run the tests, e.g. make test ARGS="-k retry"
+	$(RUN) -m pytest $(ARGS)
+
+.PHONY: check
+check: lint types floors test  ## Run everything a commit must pass: lint, types, floors, test
+
+.PHONY: lint
+lint: $(VENV)/.tools  ## Check style and format (ruff)
+	$(RUN) -m ruff check
+	$(RUN) -m ruff format --check
+
+.PHONY: format
+format: $(VENV)/.tools  ## Repair what ruff can repair, and format
+	$(RUN) -m ruff check --fix
+	$(RUN) -m ruff format
+
+.PHONY: types
+types: $(VENV)/.tools  ## Check types (mypy, strict)
+	$(RUN) -m mypy qbridge backends tests
+
+.PHONY: floors
+floors: $(VENV)/.tools  ## Check which module may import which (import-linter)
+	$(VENV)/bin/lint-imports
+
+.PHONY: docs
+docs: $(VENV)/.tools  ## Write docs/reference anew from the code
+	$(RUN) docs/generate.py
+
+.PHONY: wheel
+wheel: $(VENV)/.tools  ## Build the sdist, and from it the wheel, into dist/
+	rm -rf dist
+	$(RUN) -m build --no-isolation --outdir dist
+
+.PHONY: clean
+clean:  ## Remove all that these targets made, .venv too
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: redis-server
+redis-server:
+	@command -v redis-server >/dev/null || bash .ci/debian redis-server
+
+$(VENV)/.venv: constraints.txt .ci/venv
+	bash .ci/venv $(VENV) $(PYTHON)
+	@touch $@
+
+$(VENV)/.project: pyproject.toml constraints.txt $(VENV)/.venv
+	$(PIP_INSTALL) --editable '.[all]'
+	@touch $@
+
+$(VENV)/.tools: pyproject.toml constraints.txt $(VENV)/.project
+	$(PIP_INSTALL) --group dev
+	@touch $@
