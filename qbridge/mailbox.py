@@ -83,13 +83,14 @@ class Mailbox(Generic[ItemT]):
 
     def _deliver(self) -> None:
         with self._lock:
-            if len(self._items) <= _MAX_PER_TURN:
-                batch, self._items = self._items, []
-                self._armed = False
-            else:
+            more = len(self._items) > _MAX_PER_TURN
+            if more:
                 batch = self._items[:_MAX_PER_TURN]
                 del self._items[:_MAX_PER_TURN]
-        if self._armed and not self._closed:
+            else:
+                batch, self._items = self._items, []
+                self._armed = False
+        if more:
             self._loop.call_soon(self._deliver)
         if batch:
             self._receive(batch)

@@ -17,8 +17,9 @@ runs; everything else may overlap with everything else. Client objects are bound
 when it is used out of order. A client library's types and exceptions never cross. After `SourceUnavailable` from any
 method the core calls `close()`, waits (jittered back-off without limit), and calls `open()` on the same object again.
 
-**Cancelling.** The core never cancels a `receive` or a `settle`. A backend survives it all the same: a claim whose
-caller never saw it (a cancel, a time-out, a reply lost on the way) comes back by itself while this worker lives on.
+**Cancelling.** The core cancels a `receive` or a `settle` only when the connection must be dead: long after it should
+have returned. A backend survives it at any time: a claim whose caller never saw it (a cancel, a time-out, a reply lost
+on the way) comes back by itself while this worker lives on.
 
 **Bounds.** Nothing grows without limit in the broker, in the process or in the log. No thread, signal handler, logging
 configuration or global is left behind after `close`.

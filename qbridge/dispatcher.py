@@ -1,0 +1,309 @@
+"""Dispatcher: claimed messages to loop groups, ended jobs to settlements, and the credit that bounds both.
+
+Belongs to the main thread's loop. It never runs a handler and never waits for one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+
+from qbridge.admission import Admission, Route
+from qbridge.events import EventHub, LeaseLost
+from qbridge.execution import CancelReason, Job
+from qbridge.intake import RECEIVE_WAIT, Intake
+from qbridge.journal import finished_event, identity, log_failure, outcome_of
+from qbridge.loops import LoopGroup
+from qbridge.registry import HandlerRegistry
+from qbridge.retry import RetryPolicy
+from qbridge.source import Action, Delivery
+
+__all__ = ["Dispatcher", "DrainReport"]
+
+log = logging.getLogger(__name__)
+
+#: Seconds that a receive under way gets to return when the worker leaves.
+_STOP_CLAIMING = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainReport:
+    """What became of the deliveries that a worker held when its drain began.
+
+    Attributes:
+        finished: Handlers that ended by themselves, well or not.
+        released: Messages put back untried: not started yet, or cancelled when the grace was over.
+        cancelled: How many of the released had started.
+        abandoned: Handlers that outlived their cancellation, and ends that did not reach the broker. Their messages
+            come back when their leases run out.
+    """
+
+    finished: int = 0
+    released: int = 0
+    cancelled: int = 0
+    abandoned: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Lane:
+    """One loop group, the queues that feed it, and what waits for room in it."""
+
+    group: LoopGroup
+    intakes: list[Intake] = field(default_factory=list)
+    pending: deque[Job] = field(default_factory=deque)
+    reserved: dict[Intake, int] = field(default_factory=dict)
+    waiters: dict[Intake, asyncio.Future[bool]] = field(default_factory=dict)
+    read_ahead: int = 0
+
+    def credit(self) -> int:
+        """How many more messages may be claimed."""
+        return self.group.free + self.read_ahead - len(self.pending) - sum(self.reserved.values())
+
+
+class Dispatcher:
+    """The core of the worker: intakes on one side, loop groups on the other.
+
+    Args:
+        registry: The handlers.
+        groups: The loop groups by name.
+        retry: The policy of handlers that have none.
+        max_crashes: How often a message may come back because its worker died; then it is a dead letter `crashed`.
+            One that is a single crash away from it runs alone, so that it can blame nobody else.
+        events: Where ends are told.
+        receive_wait: Seconds that a claim waits for a message.
+    """
+
+    def __init__(
+        self,
+        registry: HandlerRegistry,
+        groups: Mapping[str, LoopGroup],
+        *,
+        retry: RetryPolicy,
+        max_crashes: int,
+        events: EventHub,
+        receive_wait: float = RECEIVE_WAIT,
+    ) -> None:
+        self._admission = Admission(registry, retry=retry, max_crashes=max_crashes, events=events)
+        self._lanes = {name: _Lane(group) for name, group in groups.items()}
+        self._routes: dict[Intake, tuple[Route, _Lane]] = {}
+        self._max_crashes = max_crashes
+        self._events = events
+        self._receive_wait = receive_wait
+        self._suspects: deque[Job] = deque()
+        self._alone: Job | None = None
+        self._draining = False
+        self._tally = dict.fromkeys(Action, 0)
+        self._idle = asyncio.Event()
+        #: Set each time a claim has found nothing while nothing runs; whoever waits for it clears it first.
+        self.found_nothing = asyncio.Event()
+
+    def add(self, intake: Intake, route: Route) -> None:
+        """Let a queue feed its loop group."""
+        lane = self._lanes[route.loops]
+        lane.intakes.append(intake)
+        lane.read_ahead += route.read_ahead
+        self._routes[intake] = (route, lane)
+
+    @property
+    def in_flight(self) -> int:
+        """How many jobs wait or run in this worker."""
+        return len(self._suspects) + sum(len(lane.pending) + lane.group.in_flight for lane in self._lanes.values())
+
+    async def claimable(self, intake: Intake) -> tuple[int, float]:
+        """Wait for credit; return how many messages to claim and how long to wait for them (`Consumer.claimable`).
+
+        A queue that has its group to itself claims all that can start. Where several share one, those that found
+        something last time share the room, and each of the others waits for a single message, so that an idle queue
+        holds nothing that a busy one could use.
+        """
+        _, lane = self._routes[intake]
+        while not (credit := 0 if self._suspects or self._alone or self._draining else lane.credit()) > 0:
+            if self._draining:
+                return 0, 0.0
+            waiter = lane.waiters[intake] = asyncio.get_running_loop().create_future()
+            try:
+                await waiter
+            finally:
+                del lane.waiters[intake]
+            if waiter.result() is False:
+                return 0, 0.0
+        if len(lane.intakes) == 1:
+            lane.reserved[intake] = credit
+            return credit, self._receive_wait
+        if intake.is_idle:
+            return 1, self._receive_wait
+        busy = sum(not other.is_idle for other in lane.intakes)
+        lane.reserved[intake] = share = max(1, credit // busy)
+        return share, 0.0
+
+    def interrupt(self, intake: Intake) -> None:
+        """Let a waiting `claimable` return with 0 (`Consumer.interrupt`)."""
+        waiter = self._routes[intake][1].waiters.get(intake)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(False)
+
+    def accept(self, intake: Intake, deliveries: Sequence[Delivery]) -> None:
+        """Turn deliveries into jobs and start what can start (`Consumer.accept`)."""
+        route, lane = self._routes[intake]
+        lane.reserved.pop(intake, None)
+        claimed_at = monotonic()
+        for delivery in deliveries:
+            job = self._admission.admit(intake, route, delivery, claimed_at)
+            intake.hold(delivery, job)
+            if job is None:
+                continue
+            if self._draining:
+                self._settle_unstarted(job)
+            elif delivery.crashes >= self._max_crashes - 1:
+                self._suspects.append(job)
+            else:
+                lane.pending.append(job)
+        self._advance()
+        if not deliveries and self.in_flight == 0:
+            self.found_nothing.set()
+
+    def lose(self, job: Job) -> None:
+        """Cancel the handler of a delivery whose lease is lost; nothing is settled (`Consumer.lose`)."""
+        if self._events.active:
+            self._events.emit(LeaseLost(queue=job.queue, task=job.message.task, message_id=job.message.id))
+        if job.thread is not None:
+            job.thread.cancel(job, CancelReason.LEASE_LOST)
+        else:  # it waits for its turn, and will end as soon as that comes
+            job.cancel_reason = CancelReason.LEASE_LOST
+
+    def on_ended(self, jobs: Sequence[Job]) -> None:
+        """Settle jobs that loop threads hand back, and fill the room that they leave."""
+        debug = log.isEnabledFor(logging.DEBUG)
+        listening = self._events.active
+        for job in jobs:
+            job.thread.in_flight -= 1
+            if job is self._alone:
+                self._alone = None
+            settlement = job.settlement
+            if settlement is None:
+                job.owner.forget(job.delivery)
+            elif not job.owner.holds(job.delivery):  # it was given up before it ended
+                continue
+            else:
+                self._tally[settlement.action] += 1
+                job.owner.settle(settlement)
+                if settlement.error:
+                    log_failure(job, settlement)
+            if debug:
+                log.debug("task ended", extra=identity(job) | {"outcome": outcome_of(settlement)})
+            if listening:
+                self._events.emit(finished_event(job))
+        self._advance()
+
+    async def drain(
+        self, *, grace: float, cancel_grace: float, flush: float, hurry: asyncio.Event | None = None
+    ) -> DrainReport:
+        """Stop claiming, release what has not started, let run what runs, and settle all of it.
+
+        Args:
+            grace: Seconds for running handlers to end by themselves.
+            cancel_grace: Seconds for cancelled handlers to clean up.
+            flush: Seconds for settlements to reach the broker.
+            hurry: Set to cancel handlers before the grace is over.
+        """
+        hurry = hurry or asyncio.Event()
+        self._draining = True
+        for intake in self._routes:
+            self.interrupt(intake)
+        await asyncio.gather(*(intake.stop_claiming(_STOP_CLAIMING) for intake in self._routes))
+        before = dict(self._tally)
+        released = self._release_unstarted()
+        self._advance()
+        if not await _any_within(grace, self._idle, hurry) or not self._idle.is_set():
+            for lane in self._lanes.values():
+                for thread in lane.group.threads:
+                    thread.cancel_all(CancelReason.DRAIN)
+            await _any_within(cancel_grace, self._idle)
+        abandoned = self._abandon()
+        unsettled = await asyncio.gather(*(intake.finish(flush) for intake in self._routes))
+        ended = {action: self._tally[action] - before[action] for action in Action}
+        cancelled = ended[Action.RELEASE]
+        return DrainReport(
+            finished=sum(ended.values()) - cancelled,
+            released=released + cancelled,
+            cancelled=cancelled,
+            abandoned=abandoned + sum(unsettled),
+        )
+
+    def _advance(self) -> None:
+        """Start what can start, tell intakes of free credit, and note whether all is done."""
+        if (self._suspects or self._alone) and not self._draining:
+            self._advance_suspects()
+        elif not self._draining:
+            for lane in self._lanes.values():
+                self._fill(lane)
+        if self._alone is None and self.in_flight == 0:
+            self._idle.set()
+        else:
+            self._idle.clear()
+
+    def _fill(self, lane: _Lane) -> None:
+        if lane.pending and (free := lane.group.free) > 0:
+            jobs = [lane.pending.popleft() for _ in range(min(free, len(lane.pending)))]
+            lane.pending.extendleft(reversed(lane.group.submit(jobs)))
+        if lane.waiters and lane.credit() > 0:
+            for waiter in lane.waiters.values():
+                if not waiter.done():
+                    waiter.set_result(True)
+
+    def _advance_suspects(self) -> None:
+        if self._alone is not None or any(lane.group.in_flight for lane in self._lanes.values()):
+            return
+        job = self._suspects.popleft()
+        log.warning("a message that may have crashed its worker runs alone", extra=identity(job))
+        lane = self._routes[job.owner][1]
+        if lane.group.submit([job]):
+            self._suspects.appendleft(job)
+        else:
+            self._alone = job
+
+    def _settle_unstarted(self, job: Job) -> None:
+        settlement = job.delivery.release()
+        if job.cancel_reason is CancelReason.LEASE_LOST:
+            job.owner.forget(job.delivery)
+        else:
+            job.owner.settle(settlement)
+
+    def _release_unstarted(self) -> int:
+        """Put back, in order, what waits here and what the loops have not received."""
+        unstarted: list[Job] = []
+        for lane in self._lanes.values():
+            for thread in lane.group.threads:
+                unstarted.extend(thread.recall())
+            unstarted.extend(lane.pending)
+            lane.pending.clear()
+        unstarted.extend(self._suspects)
+        self._suspects.clear()
+        for job in unstarted:
+            self._settle_unstarted(job)
+        return len(unstarted)
+
+    def _abandon(self) -> int:
+        """Let the leases of what still runs lapse; return how many that are."""
+        abandoned = 0
+        for intake in self._routes:
+            for job in intake.running_jobs():
+                log.error("handler did not end, it is left behind and its lease runs out", extra=identity(job))
+                intake.forget(job.delivery)
+                abandoned += 1
+        return abandoned
+
+
+async def _any_within(timeout: float, *events: asyncio.Event) -> bool:
+    """Wait until one of the events is set; return False after `timeout` seconds."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        done, _ = await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+    return bool(done)

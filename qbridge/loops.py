@@ -1,0 +1,251 @@
+"""LoopThread and LoopGroup: event loops in threads of their own, where handlers run.
+
+A loop thread takes jobs through its inbox and gives them back through its outbox; both are mailboxes, so a batch costs
+one wake-up in each direction. Its life is explicit: jobs are accepted from `start` until `stop`, never by a loop that
+would let them lie.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from time import monotonic
+from typing import Literal
+
+from qbridge.errors import BridgeStateError, ConfigError
+from qbridge.execution import CancelReason, Executor, Job
+from qbridge.mailbox import Mailbox
+
+__all__ = ["LoopGroup", "LoopImplementation", "LoopThread", "new_loop"]
+
+log = logging.getLogger(__name__)
+
+LoopImplementation = Literal["auto", "asyncio", "uvloop"]
+
+#: Seconds between two heartbeats of a loop thread.
+HEARTBEAT = 0.5
+
+#: Seconds that background tasks, async generators and the default executor get when a loop ends.
+_WIND_UP = 1.0
+
+
+def new_loop(implementation: LoopImplementation) -> asyncio.AbstractEventLoop:
+    """Return a new event loop; "auto" takes uvloop where it is installed.
+
+    Raises:
+        ConfigError: uvloop was asked for and isn't installed.
+    """
+    if implementation != "asyncio":
+        try:
+            import uvloop
+        except ImportError as exc:
+            if implementation == "uvloop":
+                raise ConfigError(
+                    'loop implementation "uvloop" is not installed: pip install "qbridge[uvloop]", or use "auto"'
+                ) from exc
+        else:
+            return uvloop.new_event_loop()
+    return asyncio.new_event_loop()
+
+
+class LoopThread:
+    """One thread with one event loop that runs handlers.
+
+    Its methods are called on the main thread's loop, the one it was made on; handlers never see this object.
+
+    Args:
+        name: The thread's name, in logs and contexts.
+        concurrency: How many jobs may be handed to it at once.
+        worker_threads: How many plain functions run at once beside its loop.
+        implementation: Which event loop it runs.
+        send: What `TaskContext.send` calls, on this thread's loop.
+        on_ended: Gets jobs that are over, on the main thread's loop, in batches.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        concurrency: int,
+        worker_threads: int,
+        implementation: LoopImplementation,
+        send: Callable[..., Awaitable[str]],
+        on_ended: Callable[[list[Job]], None],
+    ) -> None:
+        self.name = name
+        self.concurrency = concurrency
+        #: Jobs handed over and not handed back; kept by the dispatcher.
+        self.in_flight = 0
+        #: Monotonic seconds of the loop's last sign of life.
+        self.last_beat = monotonic()
+        self._home = asyncio.get_running_loop()
+        self._loop = new_loop(implementation)
+        self._outbox: Mailbox[Job] = Mailbox(self._home, on_ended)
+        self._executor = Executor(
+            self._loop, name=name, worker_threads=worker_threads, send=send, on_end=self._outbox.put
+        )
+        self._inbox: Mailbox[Job] = Mailbox(self._loop, self._executor.start)
+        self._thread = threading.Thread(target=self._main, name=name)
+        self._ready = asyncio.Event()
+        self._ended = asyncio.Event()
+
+    @property
+    def free(self) -> int:
+        """How many more jobs it may be handed."""
+        return self.concurrency - self.in_flight
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    async def start(self) -> None:
+        """Start the thread and wait until its loop runs. Called once.
+
+        Raises:
+            BridgeStateError: It was started before.
+        """
+        if self._thread.ident is not None:
+            raise BridgeStateError(f"loop thread {self.name!r} was started before; make another one")
+        self._thread.start()
+        await self._ready.wait()
+
+    def submit(self, jobs: Sequence[Job]) -> bool:
+        """Hand over jobs; they start in order. Returns False, and takes none, if the loop no longer accepts jobs."""
+        for job in jobs:
+            job.thread = self
+        if not self._inbox.put_many(jobs):
+            return False
+        self.in_flight += len(jobs)
+        return True
+
+    def recall(self) -> list[Job]:
+        """Take back the jobs that the loop has not received yet; they have not started."""
+        jobs = self._inbox.recall()
+        self.in_flight -= len(jobs)
+        return jobs
+
+    def cancel(self, job: Job, reason: CancelReason) -> None:
+        """Cancel one job for a reason; its end comes through `on_ended`, like any other."""
+        self._call(self._executor.cancel, job, reason)
+
+    def cancel_all(self, reason: CancelReason) -> None:
+        """Cancel every job on the loop for a reason."""
+        self._call(self._executor.cancel_all, reason)
+
+    async def stop(self, timeout: float) -> bool:
+        """Accept no more jobs, end the loop and its thread; what still runs is cut off.
+
+        May be called twice, and before `start`.
+
+        Returns:
+            Whether the thread has ended within `timeout` seconds. If not, it is left behind: it is wedged.
+        """
+        self._inbox.close()
+        if self._thread.ident is None:
+            self._loop.close()
+            return True
+        self._call(self._loop.stop)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._ended.wait()
+        if self._ended.is_set():
+            # All that is left of it is the return from _main.
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _call(self, function: Callable[..., object], *args: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nothing runs there any more
+            self._loop.call_soon_threadsafe(function, *args)
+
+    def _main(self) -> None:
+        self._loop.call_soon(self._tell_home, self._ready.set)
+        self._loop.call_soon(self._beat)
+        try:
+            self._loop.run_forever()
+        finally:
+            self._inbox.close()
+            try:
+                self._wind_up()
+            except Exception:
+                log.exception("a loop thread did not end cleanly", extra={"loop_thread": self.name})
+            finally:
+                self._tell_home(self._ended.set)
+
+    def _beat(self) -> None:
+        self.last_beat = monotonic()
+        self._loop.call_later(HEARTBEAT, self._beat)
+
+    def _tell_home(self, function: Callable[[], object]) -> None:
+        with contextlib.suppress(RuntimeError):  # the main loop is closed: nobody waits there any more
+            self._home.call_soon_threadsafe(function)
+
+    def _wind_up(self) -> None:
+        """End what handlers left on the loop, within bounds, and close it."""
+        loop = self._loop
+        self._executor.close()
+        try:
+            left = asyncio.all_tasks(loop)
+            for task in left:
+                task.cancel()
+            if left:
+                loop.run_until_complete(asyncio.wait(left, timeout=_WIND_UP))
+            for closing in (loop.shutdown_asyncgens(), loop.shutdown_default_executor()):
+                loop.run_until_complete(asyncio.wait([loop.create_task(closing)], timeout=_WIND_UP))
+        finally:
+            loop.close()
+
+
+class LoopGroup:
+    """Loop threads of one name and one concurrency. Belongs to the main thread's loop.
+
+    Args:
+        name: The group's name; its threads are called `<name>-0`, `<name>-1`, ….
+        threads: Its loop threads.
+    """
+
+    def __init__(self, name: str, threads: Sequence[LoopThread]) -> None:
+        self.name = name
+        self.threads = tuple(threads)
+
+    @property
+    def capacity(self) -> int:
+        """How many jobs the group runs at once."""
+        return sum(thread.concurrency for thread in self.threads)
+
+    @property
+    def in_flight(self) -> int:
+        """How many jobs are on its loops."""
+        return sum(thread.in_flight for thread in self.threads)
+
+    @property
+    def free(self) -> int:
+        """How many more jobs can start now."""
+        return sum(max(thread.free, 0) for thread in self.threads)
+
+    def submit(self, jobs: Sequence[Job]) -> Sequence[Job]:
+        """Deal jobs to the threads, the least loaded first, in order; return those for which there was no room."""
+        if len(self.threads) == 1:
+            [thread] = self.threads
+            room = thread.free
+            if room <= 0 or not thread.submit(jobs if len(jobs) <= room else jobs[:room]):
+                return jobs
+            return jobs[room:]
+        share = -(-len(jobs) // len(self.threads))
+        for thread in sorted(self.threads, key=_load):
+            part = jobs[: min(share, max(thread.free, 0))]
+            if part and thread.submit(part):
+                jobs = jobs[len(part) :]
+        for thread in sorted(self.threads, key=_load):
+            part = jobs[: max(thread.free, 0)]
+            if part and thread.submit(part):
+                jobs = jobs[len(part) :]
+        return jobs
+
+
+def _load(thread: LoopThread) -> tuple[bool, int]:
+    # A thread that has missed two heartbeats gets work last: its loop is blocked.
+    return (monotonic() - thread.last_beat > 2 * HEARTBEAT, thread.in_flight)
