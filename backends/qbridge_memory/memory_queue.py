@@ -118,6 +118,7 @@ class MemoryQueue:
         """
         outcomes: list[Settled] = []
         bells: Iterable[Bell] = ()
+        comes_back = False
         with self._lock:
             now = self._clock()
             in_flight = self._in_flight.get(lease, OrderedDict())
@@ -129,7 +130,8 @@ class MemoryQueue:
                 outcomes.append(Settled.DONE)
                 if settlement.action is not Action.ACK:
                     self._keep(message, settlement, now)
-            if self._ready or self._returned or self._delayed:
+                    comes_back = True
+            if comes_back:
                 bells = self._take_bells()
         _ring(bells)
         return outcomes
