@@ -83,6 +83,20 @@ def test_a_thread_that_is_ending_is_waited_for(suite: pytest.Pytester) -> None:
     result.assert_outcomes(passed=1)
 
 
+def test_a_thread_that_ends_within_the_grace_is_no_leftover(suite: pytest.Pytester) -> None:
+    """A thread that ends by itself a moment after its test counts as nothing left."""
+    tests = suite.makepyfile("""
+        import threading
+
+        def test_leaves_a_timer():
+            threading.Timer(0.1, print).start()
+    """)
+
+    result = run(suite, tests)
+
+    result.assert_outcomes(passed=1)
+
+
 def test_a_task_left_behind_fails_the_test(suite: pytest.Pytester) -> None:
     """A task that is pending on the loop a second after its test fails the test, by name."""
     tests = suite.makepyfile("""
