@@ -4,6 +4,9 @@ These are the public names; everything else may change between minor releases.
 """
 
 from qbridge.backend import Backend, BackendOptions
+from qbridge.bridge import QBridge
+from qbridge.config import Config, build_config, load_config
+from qbridge.dispatcher import DrainReport
 from qbridge.errors import (
     BackendNotFoundError,
     BridgeStateError,
@@ -25,8 +28,12 @@ from qbridge.errors import (
     UnknownQueueError,
     UnknownTaskError,
 )
+from qbridge.events import Event, EventHub, LeaseLost, SourceLost, SourceReady, TaskFinished, WorkerDrained
+from qbridge.loading import load_handlers
 from qbridge.message import TaskMessage
+from qbridge.registry import Handler, HandlerRegistry, TaskContext
 from qbridge.retry import RetryPolicy
+from qbridge.service import ExitCode, Service
 from qbridge.source import (
     MAX_ERROR_LENGTH,
     MAX_ERRORS_KEPT,
@@ -44,43 +51,30 @@ from qbridge.source import (
 from qbridge.units import Duration, Size
 
 __all__ = [
-    "MAX_ERRORS_KEPT",
-    "MAX_ERROR_LENGTH",
-    "Action",
     "Backend",
-    "BackendNotFoundError",
     "BackendOptions",
-    "BridgeStateError",
-    "Capabilities",
-    "ConfigError",
-    "DeadLetter",
-    "DeadLetterReason",
-    "Delivery",
+    "Config",
+    "DrainReport",
     "Duration",
-    "InvalidArgumentsError",
-    "MessageError",
-    "MessageTooLargeError",
-    "Outgoing",
-    "QBridgeError",
-    "QueueSource",
-    "QueueStats",
-    "RegistryError",
-    "Reject",
-    "Retry",
+    "Event",
+    "EventHub",
+    "ExitCode",
+    "Handler",
+    "HandlerRegistry",
+    "LeaseLost",
+    "QBridge",
     "RetryPolicy",
-    "Settled",
-    "Settlement",
-    "Signal",
+    "Service",
     "Size",
-    "SourceClosed",
-    "SourceError",
-    "SourceFull",
-    "SourceMisconfigured",
-    "SourceUnavailable",
+    "SourceLost",
+    "SourceReady",
+    "TaskContext",
+    "TaskFinished",
     "TaskMessage",
-    "UndecodableMessageError",
-    "UnknownQueueError",
-    "UnknownTaskError",
+    "WorkerDrained",
+    "build_config",
+    "load_config",
+    "load_handlers",
 ]
 
 __version__ = "0.1.0"

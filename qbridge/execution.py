@@ -131,6 +131,8 @@ class Executor:
         self._deadlines: Deadlines[Job] = Deadlines(loop, self._time_out)
         #: Jobs that have not ended. A strong reference: the loop itself keeps only weak ones to its tasks.
         self.running: dict[Job, None] = {}
+        #: Plain functions that still ran when this was closed; their threads hold the process.
+        self.left_behind = 0
 
     def start(self, jobs: list[Job]) -> None:
         """Start jobs, in order, each in a context of its own."""
@@ -157,6 +159,7 @@ class Executor:
 
     def close(self) -> None:
         """Let go of the worker threads; those that are busy are not waited for."""
+        self.left_behind = sum(not job.handler.is_coroutine for job in self.running)
         self._deadlines.close()
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)

@@ -102,6 +102,11 @@ class LoopThread:
         """Whether the thread runs."""
         return self._thread.is_alive()
 
+    @property
+    def is_wedged(self) -> bool:
+        """Whether, after `stop`, its thread or one of its worker threads still runs; the process can't end then."""
+        return self._thread.is_alive() or self._executor.left_behind > 0
+
     async def start(self) -> None:
         """Start the thread and wait until its loop runs. Called once.
 

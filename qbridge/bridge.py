@@ -1,0 +1,255 @@
+"""QBridge: what a program imports. A registry, queues, `send` and `run`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Self
+
+from qbridge.backend import Backend
+from qbridge.config import Config, build_config
+from qbridge.discovery import installed_backends
+from qbridge.dispatcher import DrainReport
+from qbridge.errors import BridgeStateError, UnknownQueueError
+from qbridge.events import EventHub
+from qbridge.message import TaskMessage
+from qbridge.registry import HandlerRegistry
+from qbridge.sender import Sender
+from qbridge.source import QueueSource
+from qbridge.worker import Worker
+
+__all__ = ["QBridge"]
+
+
+class QBridge:
+    """Sends tasks, and runs them on loop threads.
+
+    Belongs to the event loop in which it is entered (`async with`); `send`, `send_many` and `stop` may be called from
+    any other loop or thread as well, handlers included.
+
+    Args:
+        registry: The handlers; a program that only sends needs none.
+        queues: Queues by name, each with the keys that it would have in the YAML; `backend` may also be a `Backend`
+            that is not installed. None makes one queue in memory, called `default`.
+        **settings: The other keys of the YAML: `loops`, `retry`, `max_crashes`, `shutdown`.
+
+    Raises:
+        ConfigError: A setting is wrong; the text names each one.
+
+    Example:
+        >>> import asyncio
+        >>> from qbridge import HandlerRegistry, QBridge
+        >>> registry = HandlerRegistry()
+        >>> @registry.task
+        ... async def greet(name: str) -> None:
+        ...     print(f"hello {name}")
+        >>> async def main() -> None:
+        ...     async with QBridge(registry) as bridge:
+        ...         await bridge.send("greet", "world")
+        ...         await bridge.run(burst=True)
+        >>> asyncio.run(main())
+        hello world
+    """
+
+    def __init__(
+        self,
+        registry: HandlerRegistry | None = None,
+        *,
+        queues: Mapping[str, Mapping[str, Any]] | None = None,
+        **settings: Any,
+    ) -> None:
+        if queues is None:
+            queues = {"default": {"backend": "memory"}}
+        plain: dict[str, Any] = {}
+        backends = dict(installed_backends())
+        for name, keys in queues.items():
+            plain[name] = keys
+            if isinstance(keys, Mapping) and isinstance(backend := keys.get("backend"), Backend):
+                backends[backend.name] = backend
+                plain[name] = {**keys, "backend": backend.name}
+        self._set_up(registry, build_config({"handlers": [], "queues": plain, **settings}, backends=backends))
+
+    @classmethod
+    def from_config(cls, registry: HandlerRegistry | None, config: Config) -> Self:
+        """Return a bridge with the settings of a YAML file; see `qbridge.load_config`."""
+        bridge = cls.__new__(cls)
+        bridge._set_up(registry, config)
+        return bridge
+
+    def _set_up(self, registry: HandlerRegistry | None, config: Config) -> None:
+        self.registry = HandlerRegistry() if registry is None else registry
+        self.config = config
+        #: Those who listen to what the worker does.
+        self.events = EventHub()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._senders: dict[str, Sender] = {}
+        self._worker: Worker | None = None
+        self._stop_asked = False
+
+    async def __aenter__(self) -> Self:
+        if self._loop is not None:
+            raise BridgeStateError("this bridge was entered before; make another one")
+        self._loop = asyncio.get_running_loop()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        senders, self._senders = self._senders, {}
+        await asyncio.gather(*(sender.close() for sender in senders.values()))
+
+    async def send(
+        self,
+        task: str,
+        /,
+        *args: Any,
+        queue: str | None = None,
+        delay: float = 0.0,
+        headers: Mapping[str, str] | None = None,
+        **kwargs: Any,
+    ) -> str:
+        """Send one task; return its id when the broker has it.
+
+        Sends that overlap share a round trip. For arguments called `queue`, `delay` or `headers`, use `send_many`
+        with a `TaskMessage`.
+
+        Args:
+            task: The handler's name.
+            args: Its positional arguments, of types that JSON or pydantic can write.
+            queue: Where to; None takes the only queue there is, or the one called `default`.
+            delay: Seconds before it may start.
+            headers: Text pairs that reach the handler through its `TaskContext`.
+            kwargs: Its named arguments.
+
+        Raises:
+            UnknownQueueError: No queue has that name.
+            UndecodableMessageError: An argument can't be written as JSON.
+            MessageTooLargeError: It is over the queue's `max_message_size`.
+            SourceFull: The broker has no room.
+            SourceUnavailable: The broker can't be reached, or did not answer: the message may or may not be there.
+        """
+        message = TaskMessage(task=task, args=list(args), kwargs=kwargs, headers=dict(headers or {}))
+        await self.send_many([message], queue=queue, delay=delay)
+        return message.id
+
+    async def send_many(
+        self, messages: Iterable[TaskMessage], *, queue: str | None = None, delay: float = 0.0
+    ) -> list[str]:
+        """Send many tasks in few round trips; return their ids when the broker has all of them.
+
+        Order is kept. After an error some may have been sent.
+
+        Raises:
+            The same errors as `send`.
+        """
+        name = self._queue_name(queue)
+        batch = list(messages)
+        await self._on_own_loop(self._send, name, batch, delay)
+        return [message.id for message in batch]
+
+    @asynccontextmanager
+    async def source(self, queue: str | None = None) -> AsyncIterator[QueueSource]:
+        """Open a queue's source for an operator's work: counting, listing and redriving dead letters.
+
+        Raises:
+            UnknownQueueError: No queue has that name.
+            SourceUnavailable: The broker can't be reached.
+            SourceMisconfigured: The broker refuses what was configured.
+        """
+        source = self._new_source(self._queue_name(queue))
+        try:
+            await source.open()
+            yield source
+        finally:
+            await source.close()
+
+    async def run(self, *, burst: bool = False) -> DrainReport:
+        """Take tasks from all queues and run them until `stop` is called; then drain.
+
+        Cancelling this call drains as well, and raises `CancelledError` when that is done; cancelling again cancels
+        the handlers. Called once in the life of a bridge, between entering and leaving it.
+
+        Args:
+            burst: End by itself when no queue has a message ready and nothing runs here. Delayed messages are left.
+
+        Returns:
+            What became of the work that was under way when the drain began.
+
+        Raises:
+            SourceMisconfigured: A broker refuses what was configured. The other queues are drained first.
+            BridgeStateError: The bridge was not entered, or has run before.
+        """
+        if self._loop is not asyncio.get_running_loop():
+            raise BridgeStateError("run a bridge on the loop that entered it: async with QBridge(...) as bridge")
+        if self._worker is not None:
+            raise BridgeStateError("this bridge has run before; make another one")
+        self._worker = Worker(
+            self.registry, self.config, new_source=self._new_source, send=self._send_from_handler, events=self.events
+        )
+        if self._stop_asked:
+            self._worker.stop()
+        return await self._worker.run(burst=burst)
+
+    def stop(self, *, now: bool = False) -> None:
+        """Let `run` drain and return. May be called from any thread, before `run` and more than once.
+
+        Args:
+            now: Cancel running handlers at once instead of waiting for the grace.
+        """
+        if self._loop is None:
+            raise BridgeStateError("stop a bridge after it was entered: async with QBridge(...) as bridge")
+        self._loop.call_soon_threadsafe(self._stop, now)
+
+    @property
+    def is_wedged(self) -> bool:
+        """Whether a loop thread or a worker thread outlived the drain; the process can't end by itself then."""
+        return self._worker is not None and self._worker.is_wedged
+
+    def _stop(self, now: bool) -> None:
+        self._stop_asked = True
+        if self._worker is not None:
+            self._worker.stop(now=now)
+
+    def _new_source(self, queue: str) -> QueueSource:
+        settings = self.config.queues[queue]
+        return settings.create_source(queue)
+
+    def _queue_name(self, queue: str | None) -> str:
+        known = self.config.queues
+        if queue is None:
+            if len(known) == 1:
+                return next(iter(known))
+            queue = "default"
+        if queue not in known:
+            raise UnknownQueueError(queue, known)
+        return queue
+
+    async def _send(self, queue: str, messages: Sequence[TaskMessage], delay: float) -> None:
+        sender = self._senders.get(queue)
+        if sender is None:
+            settings = self.config.queues[queue]
+            sender = self._senders[queue] = Sender(
+                queue,
+                self._new_source(queue),
+                codec=settings.codec.create_codec(),
+                max_message_size=settings.max_message_size,
+            )
+        await sender.send([sender.encode(message, delay) for message in messages])
+
+    async def _send_from_handler(
+        self, task: str, args: Sequence[Any], kwargs: Mapping[str, Any], *, queue: str, delay: float
+    ) -> str:
+        message = TaskMessage(task=task, args=list(args), kwargs=dict(kwargs))
+        await self.send_many([message], queue=queue, delay=delay)
+        return message.id
+
+    async def _on_own_loop(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
+        """Await `function(*args)` on the bridge's loop, from whichever loop this one is."""
+        if self._loop is None:
+            raise BridgeStateError("send through a bridge after it was entered: async with QBridge(...) as bridge")
+        if self._loop is asyncio.get_running_loop():
+            await function(*args)
+        else:
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(function(*args), self._loop))

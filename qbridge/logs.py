@@ -1,0 +1,74 @@
+"""How a service writes its log: lines for people, or one JSON object a line for machines. To standard error.
+
+The library itself only logs; this is called by the service, never by an import.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+__all__ = ["configure_logging"]
+
+#: What every LogRecord has by itself; the rest was given as `extra`.
+_OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def configure_logging(level: str, format: Literal["console", "json"]) -> None:  # noqa: A002  # the YAML's word
+    """Send the log of the whole process to standard error.
+
+    Args:
+        level: `debug`, `info`, `warning` or `error`; below `debug` nothing of other libraries is told.
+        format: `console` for people, `json` for machines.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonFormatter() if format == "json" else _ConsoleFormatter())
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(level.upper())
+    if level == "debug":  # event loops and clients tell of each poll, and some of credentials
+        for noisy in ("asyncio", "redis", "pika"):
+            logging.getLogger(noisy).setLevel(logging.INFO)
+
+
+def _extras(record: logging.LogRecord) -> dict[str, Any]:
+    return {key: value for key, value in vars(record).items() if key not in _OWN and not key.startswith("_")}
+
+
+class _ConsoleFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S.%f")[:-3]
+        # Values may be anybody's text: one event stays one line, but for the traceback below it.
+        values = {key: str(value) for key, value in _extras(record).items()}
+        error, _, trace = values.get("error", "").partition("\n")
+        if error:
+            values["error"] = error
+        pairs = "".join(f" {key}={_quoted(value)}" for key, value in values.items())
+        line = f"{time} {record.levelname.lower():7} {record.getMessage()}{pairs}"
+        if record.exc_info:
+            trace = self.formatException(record.exc_info)
+        return f"{line}\n{trace}" if trace else line
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        entry: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_extras(record),
+        }
+        if record.exc_info:
+            entry["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(entry, default=str, ensure_ascii=False)
+
+
+def _quoted(value: str) -> str:
+    plain = value.isprintable() and " " not in value and value != ""
+    return value if plain else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,135 @@
+"""Sender: task messages to one queue; sends that overlap share a round trip."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Sequence
+
+from qbridge.codec import Codec
+from qbridge.errors import BridgeStateError, MessageTooLargeError, SourceError, SourceUnavailable
+from qbridge.message import TaskMessage
+from qbridge.source import Outgoing, QueueSource
+
+__all__ = ["Sender"]
+
+log = logging.getLogger(__name__)
+
+#: Messages given to the broker in one call.
+MAX_BATCH = 1000
+
+#: Seconds that one call to the broker may take.
+SEND_TIMEOUT = 30.0
+
+
+class Sender:
+    """Sends to one queue through a source of its own. Belongs to one loop.
+
+    The source is opened by the first send, and again by the next one after it was lost. Nothing is sent twice behind
+    the caller's back: when the outcome is unknown the caller is told, and decides.
+
+    Args:
+        queue: The queue's name.
+        source: A source that nobody else uses; the sender opens and closes it.
+        codec: Writes the messages.
+        max_message_size: Bytes that no message may exceed.
+    """
+
+    def __init__(self, queue: str, source: QueueSource, *, codec: Codec, max_message_size: int) -> None:
+        self.queue = queue
+        self._source = source
+        self._codec = codec
+        self._max_message_size = max_message_size
+        self._waiting: deque[tuple[Sequence[Outgoing], asyncio.Future[None]]] = deque()
+        self._flushing: asyncio.Task[None] | None = None
+        self._is_open = False
+        self._is_closed = False
+
+    def encode(self, message: TaskMessage, delay: float) -> Outgoing:
+        """Return a message ready to be sent.
+
+        Raises:
+            UndecodableMessageError: Its arguments can't be written by the queue's codec.
+            MessageTooLargeError: It is over the queue's size limit.
+            ValueError: The delay is negative or not finite, or the queue's broker keeps none.
+        """
+        if not 0 <= delay < float("inf"):
+            raise ValueError(f"delay must be 0 or more seconds, not {delay!r}")
+        if delay and not self._source.capabilities.delay:
+            raise ValueError(f"queue {self.queue!r} can't delay messages: its broker has no such ability")
+        body = self._codec.encode(message)
+        if len(body) > self._max_message_size:
+            raise MessageTooLargeError(len(body), self._max_message_size)
+        return Outgoing(body=body, message_id=message.id, delay=delay)
+
+    async def send(self, messages: Sequence[Outgoing]) -> None:
+        """Return when the broker has all of the messages; their order is kept.
+
+        Cancelling leaves it open whether they are sent.
+
+        Raises:
+            SourceFull: The broker has no room.
+            SourceUnavailable: The broker can't be reached, or the outcome is unknown.
+            SourceMisconfigured: The broker refuses what was configured.
+        """
+        if self._is_closed:
+            raise BridgeStateError(f"queue {self.queue!r} is closed for sending")
+        if not messages:
+            return
+        sent = asyncio.get_running_loop().create_future()
+        self._waiting.append((messages, sent))
+        if self._flushing is None:
+            self._flushing = asyncio.create_task(self._flush(), name=f"send {self.queue}")
+        await sent
+
+    async def close(self) -> None:
+        """Send what waits, and close the source. May be called twice."""
+        self._is_closed = True
+        if self._flushing is not None:
+            await asyncio.wait([self._flushing])
+        await self._close_source()
+
+    async def _flush(self) -> None:
+        try:
+            while self._waiting:
+                await self._send_batch()
+        finally:
+            self._flushing = None
+
+    async def _send_batch(self) -> None:
+        batch: list[Outgoing] = []
+        senders: list[asyncio.Future[None]] = []
+        while self._waiting and (not batch or len(batch) + len(self._waiting[0][0]) <= MAX_BATCH):
+            messages, sent = self._waiting.popleft()
+            batch.extend(messages)
+            senders.append(sent)
+        error: Exception | None = None
+        try:
+            async with asyncio.timeout(SEND_TIMEOUT):
+                if not self._is_open:
+                    await self._source.open()
+                    self._is_open = True
+                for start in range(0, len(batch), MAX_BATCH):
+                    await self._source.send(batch[start : start + MAX_BATCH])
+        except TimeoutError:
+            error = SourceUnavailable(f"queue {self.queue!r} did not take the messages within {SEND_TIMEOUT:g} s")
+        except Exception as exc:  # noqa: BLE001  # the border to the source: those who wait for it are told
+            error = exc
+        if isinstance(error, SourceUnavailable) or (error is not None and not isinstance(error, SourceError)):
+            await self._close_source()
+        for sent in senders:
+            if sent.done():  # its caller was cancelled
+                continue
+            if error is None:
+                sent.set_result(None)
+            else:
+                sent.set_exception(error)
+
+    async def _close_source(self) -> None:
+        self._is_open = False
+        try:
+            async with asyncio.timeout(SEND_TIMEOUT):
+                await self._source.close()
+        except Exception as exc:  # noqa: BLE001  # nothing waits for it any more
+            log.warning("sender's source did not close cleanly", extra={"queue": self.queue, "error": str(exc)})

@@ -1,0 +1,191 @@
+"""Worker: the loop threads, the dispatcher and the intakes of one process, from their start to the end of the drain."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import Any
+
+from qbridge.admission import Route
+from qbridge.config import Config
+from qbridge.dispatcher import Dispatcher, DrainReport
+from qbridge.events import EventHub, WorkerDrained
+from qbridge.execution import Job
+from qbridge.intake import RECEIVE_WAIT, Intake
+from qbridge.loops import LoopGroup, LoopThread
+from qbridge.registry import HandlerRegistry
+from qbridge.source import QueueSource
+
+__all__ = ["Worker"]
+
+log = logging.getLogger(__name__)
+
+#: Seconds that a claim waits in burst mode, before the worker asks whether the queues are empty.
+_BURST_WAIT = 0.1
+
+#: Seconds that intakes and loop threads get to end when the drain is over.
+_STOP_TIMEOUT = 4.0
+
+
+class Worker:
+    """Runs tasks until it is stopped. Belongs to the loop that runs it, and runs once.
+
+    Args:
+        registry: The handlers.
+        config: The settings.
+        new_source: Makes a source for a queue.
+        send: What `TaskContext.send` calls, on a loop thread.
+        events: Where to tell what happens.
+    """
+
+    def __init__(
+        self,
+        registry: HandlerRegistry,
+        config: Config,
+        *,
+        new_source: Callable[[str], QueueSource],
+        send: Callable[..., Awaitable[str]],
+        events: EventHub,
+    ) -> None:
+        self._registry = registry
+        self._config = config
+        self._new_source = new_source
+        self._send = send
+        self._events = events
+        self._stopping = asyncio.Event()
+        self._hurrying = asyncio.Event()
+        self._dispatcher: Dispatcher | None = None
+        self._threads: list[LoopThread] = []
+        self._intakes: list[Intake] = []
+
+    def stop(self, *, now: bool = False) -> None:
+        """Begin the drain; with `now`, cancel running handlers without waiting for the grace."""
+        self._stopping.set()
+        if now:
+            self._hurrying.set()
+
+    @property
+    def is_wedged(self) -> bool:
+        """Whether a loop thread outlived its end, or a plain function its worker."""
+        return any(thread.is_wedged for thread in self._threads)
+
+    async def run(self, *, burst: bool = False) -> DrainReport:
+        """Run until stopped, cancelled, or in burst mode until the queues are empty; drain; see `QBridge.run`."""
+        dispatcher = self._dispatcher = self._build(_BURST_WAIT if burst else RECEIVE_WAIT)
+        lives: list[asyncio.Task[None]] = []
+        try:
+            for thread in self._threads:
+                await thread.start()
+            lives = [asyncio.create_task(intake.run(), name=f"intake {intake.queue}") for intake in self._intakes]
+            ends: list[asyncio.Task[Any]] = [asyncio.create_task(self._stopping.wait())]
+            if burst:
+                ends.append(asyncio.create_task(self._until_empty(dispatcher)))
+            try:
+                await asyncio.wait([*lives, *ends], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for end in ends:
+                    end.cancel()
+        finally:
+            # A task of its own: whoever cancels this call a second time hurries the drain, but can't stop it.
+            winding_up = asyncio.create_task(self._wind_up(dispatcher, lives))
+            cancelled: asyncio.CancelledError | None = None
+            while not winding_up.done():
+                try:
+                    await asyncio.shield(winding_up)
+                except asyncio.CancelledError as exc:
+                    cancelled = exc
+                    self.stop(now=True)
+            report = winding_up.result()
+        if cancelled is not None:
+            raise cancelled
+        for life in lives:
+            if life.done() and not life.cancelled() and (fault := life.exception()) is not None:
+                raise fault
+        return report
+
+    def _build(self, receive_wait: float) -> Dispatcher:
+        groups = {
+            name: LoopGroup(
+                name,
+                [
+                    LoopThread(
+                        f"{name}-{index}",
+                        concurrency=settings.concurrency,
+                        worker_threads=settings.worker_threads,
+                        implementation=settings.implementation,
+                        send=self._send,
+                        on_ended=self._on_ended,
+                    )
+                    for index in range(settings.threads)
+                ],
+            )
+            for name, settings in self._config.loops.items()
+        }
+        self._threads = [thread for group in groups.values() for thread in group.threads]
+        dispatcher = Dispatcher(
+            self._registry,
+            groups,
+            retry=self._config.retry,
+            max_crashes=self._config.max_crashes,
+            events=self._events,
+            receive_wait=receive_wait,
+        )
+        for name, settings in self._config.queues.items():
+            intake = Intake(name, self._new_source(name), consumer=dispatcher, events=self._events)
+            route = Route(
+                codec=settings.codec.create_codec(),
+                loops=settings.loops,
+                max_message_size=settings.max_message_size,
+                read_ahead=settings.read_ahead,
+            )
+            dispatcher.add(intake, route)
+            self._intakes.append(intake)
+        return dispatcher
+
+    def _on_ended(self, jobs: list[Job]) -> None:
+        if self._dispatcher is not None:
+            self._dispatcher.on_ended(jobs)
+
+    async def _until_empty(self, dispatcher: Dispatcher) -> None:
+        """Return when no queue has a message ready and nothing runs or waits to be settled here."""
+        while True:
+            dispatcher.found_nothing.clear()
+            await dispatcher.found_nothing.wait()
+            if not all(intake.is_idle and not intake.held for intake in self._intakes):
+                continue
+            stats = [await intake.source.stats() for intake in self._intakes]
+            if not any(found.ready for found in stats):
+                delayed = sum(found.delayed for found in stats)
+                log.info("queues are empty", extra={"delayed": delayed})
+                return
+
+    async def _wind_up(self, dispatcher: Dispatcher, lives: list[asyncio.Task[None]]) -> DrainReport:
+        began = monotonic()
+        limits = self._config.shutdown
+        report = await dispatcher.drain(
+            grace=limits.grace, cancel_grace=limits.cancel_grace, flush=limits.flush, hurry=self._hurrying
+        )
+        if lives:
+            _, late = await asyncio.wait(lives, timeout=_STOP_TIMEOUT)
+            for life in late:
+                life.cancel()
+            if late:
+                await asyncio.wait(late, timeout=_STOP_TIMEOUT)
+        await asyncio.gather(*(thread.stop(_STOP_TIMEOUT) for thread in self._threads))
+        # What the loops handed back at the very end, after the settlements were flushed, is not settled any more.
+        log.info(
+            "worker drained",
+            extra={
+                "finished": report.finished,
+                "released": report.released,
+                "abandoned": report.abandoned,
+                "seconds": round(monotonic() - began, 3),
+            },
+        )
+        if self._events.active:
+            self._events.emit(
+                WorkerDrained(finished=report.finished, released=report.released, abandoned=report.abandoned)
+            )
+        return report
