@@ -1,0 +1,68 @@
+"""Translate what the client library raises into the contract's errors. Imports the client library."""
+
+from __future__ import annotations
+
+import ssl
+
+from redis import exceptions
+
+from qbridge import SourceError, SourceFull, SourceMisconfigured, SourceUnavailable
+
+__all__ = ["translate"]
+
+#: First words of error replies that a person must act upon, and what to do.
+_FOR_A_PERSON = {
+    "WRONGTYPE": "a key of the queue holds another type than a list: give the queue another key, or move that one away",
+    "NOPERM": "its ACL forbids this user what the queue needs: allow the scripts (@scripting), @read, @write, blmove, "
+    "client|id, client|unblock and info on the queue's keys",
+    "MOVED": "it is a node of a Redis Cluster and the queue's keys are on another one: give that node's url",
+    "CROSSSLOT": "it is a Redis Cluster and its keys are in different slots: give the queue a key without braces",
+}
+#: The client library takes the first word away where it has a class for it.
+_CODES: dict[type[BaseException], str] = {
+    exceptions.NoPermissionError: "NOPERM",
+    exceptions.MovedError: "MOVED",
+    exceptions.ClusterCrossSlotError: "CROSSSLOT",
+}
+_CONFIGURED_WRONG = (
+    "DB index is out of range",
+    "without any password configured",
+    "wrong number of arguments for 'auth' command",
+    "unknown command",
+)
+
+
+def translate(exc: BaseException, where: str, doing: str) -> SourceError:
+    """Return the contract's error for `exc`, with `exc` as its cause.
+
+    Args:
+        exc: What the client library, the socket or a time limit raised.
+        where: The server's address without credentials.
+        doing: What failed, like "claiming".
+    """
+    fault = _translate(exc, f"Redis at {where}, {doing}")
+    fault.__cause__ = exc
+    return fault
+
+
+def _translate(exc: BaseException, subject: str) -> SourceError:
+    text = str(exc).strip()
+    code = _CODES.get(type(exc), text.partition(" ")[0])
+    if code in _FOR_A_PERSON:
+        return SourceMisconfigured(f"{subject}: {_FOR_A_PERSON[code]}")
+    if isinstance(exc, exceptions.OutOfMemoryError):
+        return SourceFull(f"{subject}: its memory is full: raise its maxmemory, or let workers drain it")
+    if isinstance(exc, exceptions.AuthenticationError):
+        return SourceMisconfigured(f"{subject}: it refuses the user name or the password, or wants one: {text}")
+    if any(known in text for known in _CONFIGURED_WRONG):
+        return SourceMisconfigured(f"{subject}: it refuses what was configured: {text}")
+    if isinstance(exc.__context__, ssl.SSLCertVerificationError):
+        return SourceMisconfigured(
+            f"{subject}: its certificate can't be verified: {exc.__context__.verify_message} "
+            "(name its authority with ?ssl_ca_certs=… in the url)"
+        )
+    if isinstance(exc, TimeoutError | exceptions.TimeoutError):
+        return SourceUnavailable(f"{subject}: no answer within the time limit")
+    if isinstance(exc, exceptions.ReadOnlyError):
+        return SourceUnavailable(f"{subject}: it is a read-only replica")
+    return SourceUnavailable(f"{subject}: {text or type(exc).__name__}")
