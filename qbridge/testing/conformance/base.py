@@ -22,6 +22,7 @@ LONG_LEASE = 60.0
 #: Seconds by which two clocks may be read differently.
 TOLERANCE = 0.02
 
+ResultT = TypeVar("ResultT")
 TestT = TypeVar("TestT", bound=Callable[..., Any])
 
 
@@ -134,19 +135,25 @@ class ConformanceBase(ABC):
         else:
             await asyncio.sleep(seconds)
 
-    async def claim(self, source: QueueSource, count: int, *, within: float | None = None) -> list[Delivery]:
-        """Receive until `count` deliveries are there or `within` seconds are over; None is `patience`.
+    async def claim(self, source: QueueSource, count: int) -> list[Delivery]:
+        """Receive `count` deliveries; fail if they are not there within `patience`."""
+        deliveries = await self.claim_at_most(source, count, within=self.patience)
+        if len(deliveries) < count:
+            pytest.fail(f"{len(deliveries)} of {count} messages were delivered within {self.patience:g} s")
+        return deliveries
 
-        Time passes only while nothing is there. May return less than `count`, never more.
+    async def claim_at_most(self, source: QueueSource, count: int, *, within: float) -> list[Delivery]:
+        """Receive until `count` deliveries are there or `within` seconds are over.
+
+        A `clock` is moved only while nothing is there.
         """
-        end = self.time() + (self.patience if within is None else within)
+        end = self.time() + within
         deliveries: list[Delivery] = []
         while len(deliveries) < count:
             remaining = end - self.time()
             if remaining <= 0:
                 break
-            wait = 0 if self.clock is not None else min(remaining, self.patience)
-            received = await source.receive(count - len(deliveries), wait)
+            received = await source.receive(count - len(deliveries), 0 if self.clock is not None else remaining)
             deliveries += received
             if not received and self.clock is not None:
                 self.clock.advance(min(self.short_lease, self.delay) / 10)
@@ -160,16 +167,19 @@ class ConformanceBase(ABC):
             await source.close()
             await source.open()
 
-    async def promptly(self, awaitable: Awaitable[Any], what: str) -> Any:
-        """Await something that must not take longer than `patience`; `what` it is stands in the failure."""
-        limit = asyncio.timeout(self.patience)
+    async def promptly(self, awaitable: Awaitable[ResultT], what: str, *, after: float = 0.0) -> ResultT:
+        """Await something that must take no more than `patience` beyond the `after` seconds that it is asked to take.
+
+        `what` it is stands in the failure.
+        """
+        limit = asyncio.timeout(after + self.patience)
         try:
             async with limit:
                 return await awaitable
         except TimeoutError:
             if not limit.expired():
                 raise
-            pytest.fail(f"{what} took longer than {self.patience:g} s")
+            pytest.fail(f"{what} took longer than {after + self.patience:g} s")
 
     @staticmethod
     def message(body: bytes = b"body", *, delay: float = 0.0, headers: Mapping[str, str] | None = None) -> Outgoing:

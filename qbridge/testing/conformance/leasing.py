@@ -18,11 +18,10 @@ class LeasingRules(ConformanceBase, reads="QueueSource.keep_alive and QueueSourc
         [lost] = await self.claim(worker, 1)
 
         await self.lose(worker)
-        returned = await self.claim(other, 1)
+        [returned] = await self.claim(other, 1)
 
-        assert [b"\xff\x00 the same"] == [delivery.body for delivery in returned]
-        assert lost.message_id == returned[0].message_id
-        assert lost.receipt != returned[0].receipt, "two deliveries have one receipt: a late settlement hits the later"
+        assert (b"\xff\x00 the same", lost.message_id) == (returned.body, returned.message_id)
+        assert lost.receipt != returned.receipt, "two deliveries have one receipt: a late settlement hits the later"
 
     @needs(lease="timeout")
     async def test_a_delivery_is_nobody_elses_during_its_lease(self) -> None:
@@ -32,10 +31,9 @@ class LeasingRules(ConformanceBase, reads="QueueSource.keep_alive and QueueSourc
         claimed_at = self.time()
         await self.claim(worker, 1)
 
-        returned = await self.claim(other, 1)
+        await self.claim(other, 1)
         waited = self.time() - claimed_at
 
-        assert len(returned) == 1
         assert waited >= self.short_lease - TOLERANCE, f"delivered again {waited:.3f} s after the claim"
 
     @needs(attempts=True)

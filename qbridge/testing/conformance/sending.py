@@ -30,10 +30,10 @@ class SendingRules(ConformanceBase, reads="QueueSource.send", anchor="sending"):
         source = await self.open_source()
         await source.send([self.message(_BODIES[kind])])
 
-        deliveries = await self.claim(source, 1)
+        [delivery] = await self.claim(source, 1)
 
-        assert [_BODIES[kind]] == [bytes(delivery.body) for delivery in deliveries], f"body changed: {kind}"
-        assert isinstance(deliveries[0].body, bytes), f"body is a {type(deliveries[0].body).__name__}, not bytes"
+        assert isinstance(delivery.body, bytes), f"body is a {type(delivery.body).__name__}, not bytes"
+        assert _BODIES[kind] == delivery.body, f"body changed: {kind}"
 
     @needs(headers=True)
     async def test_headers_arrive(self) -> None:
@@ -90,12 +90,11 @@ class SendingRules(ConformanceBase, reads="QueueSource.send", anchor="sending"):
         sent_at = self.time()
         await source.send([self.message(delay=self.delay)])
 
-        deliveries = await self.claim(source, 1)
+        [delivery] = await self.claim(source, 1)
         waited = self.time() - sent_at
 
-        assert len(deliveries) == 1, f"not delivered within {self.patience:g} s, though due after {self.delay:g} s"
         assert waited >= self.delay - TOLERANCE, f"delivered after {waited:.3f} s instead of {self.delay:g} s"
-        assert 1 == deliveries[0].attempt
+        assert 1 == delivery.attempt
 
     @needs(delay=True)
     async def test_a_delayed_message_holds_nothing_up(self) -> None:

@@ -22,7 +22,9 @@ class WaitingRules(ConformanceBase, reads="QueueSource.receive and QueueSource.w
         source = await self.open_source()
         began = time.monotonic()
 
-        received = await self.promptly(source.receive(1, _WAIT), f"receive(wait={_WAIT:g}) of an empty queue")
+        received = await self.promptly(
+            source.receive(1, _WAIT), f"receive(wait={_WAIT:g}) of an empty queue", after=_WAIT
+        )
         waited = time.monotonic() - began
 
         assert [] == list(received)
