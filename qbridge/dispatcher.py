@@ -16,7 +16,7 @@ from qbridge.admission import Admission, Route
 from qbridge.events import EventHub, LeaseLost
 from qbridge.execution import CancelReason, Job
 from qbridge.intake import RECEIVE_WAIT, Intake
-from qbridge.journal import finished_event, identity, log_failure, outcome_of
+from qbridge.journal import ending, finished_event, identity, log_failure
 from qbridge.loops import LoopGroup
 from qbridge.registry import HandlerRegistry
 from qbridge.retry import RetryPolicy
@@ -194,7 +194,7 @@ class Dispatcher:
                 if settlement.error:
                     log_failure(job, settlement)
             if debug:
-                log.debug("task ended", extra=identity(job) | {"outcome": outcome_of(settlement)})
+                log.debug("task ended", extra=identity(job) | ending(job))
             if listening:
                 self._events.emit(finished_event(job))
         self._advance()

@@ -9,7 +9,7 @@ from qbridge.events import TaskFinished, TaskOutcome
 from qbridge.execution import Job
 from qbridge.source import Action, Settlement
 
-__all__ = ["finished_event", "identity", "log_failure", "outcome_of"]
+__all__ = ["ending", "finished_event", "identity", "log_failure", "outcome_of"]
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,16 @@ def identity(job: Job) -> dict[str, Any]:
 def outcome_of(settlement: Settlement | None) -> TaskOutcome:
     """Return the word for how a delivery ended; None stands for a lost lease."""
     return "lost" if settlement is None else _OUTCOMES[settlement.action]
+
+
+def ending(job: Job) -> dict[str, Any]:
+    """Return the log fields that tell how a job ended, where and in how many seconds."""
+    return {
+        "outcome": outcome_of(job.settlement),
+        "loop_thread": job.thread.name,
+        "waited": round(job.started_at - job.claimed_at, 6),
+        "duration": round(job.ended_at - job.started_at, 6),
+    }
 
 
 def log_failure(job: Job, settlement: Settlement) -> None:
