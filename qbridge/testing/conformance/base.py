@@ -14,10 +14,7 @@ import pytest
 from qbridge.message import new_message_id
 from qbridge.source import Capabilities, Delivery, Outgoing, QueueSource
 
-__all__ = ["LONG_LEASE", "TOLERANCE", "Clock", "ConformanceBase", "needs"]
-
-#: Seconds of the lease of sources whose deliveries must not come back by themselves during a test.
-LONG_LEASE = 60.0
+__all__ = ["TOLERANCE", "Clock", "ConformanceBase", "needs"]
 
 #: Seconds by which two clocks may be read differently.
 TOLERANCE = 0.02
@@ -64,6 +61,9 @@ class ConformanceBase(ABC):
     #: Seconds of a lease that runs out while a test waits: as short as the backend allows, but not under 0.2.
     short_lease: float = 1.0
 
+    #: Seconds of a lease that doesn't run out during a test.
+    long_lease: float = 60.0
+
     #: Seconds by which the tests of delays delay a message; at least 0.2.
     delay: float = 0.5
 
@@ -98,7 +98,7 @@ class ConformanceBase(ABC):
         All sources that one test makes are for one queue, which is empty at first and which no other test uses.
 
         Args:
-            lease: Seconds of its lease, `short_lease` or `LONG_LEASE`; of no meaning where a connection is the lease.
+            lease: Seconds of its lease, `short_lease` or `long_lease`; of no meaning where a connection is the lease.
         """
 
     def new_unreachable_source(self) -> QueueSource:
@@ -117,9 +117,13 @@ class ConformanceBase(ABC):
         """Hook: let another process claim `count` messages with a lease of `short_lease`, and kill it with SIGKILL."""
         self._skip_for_lack_of("kill_consumer")
 
-    async def open_source(self, lease: float = LONG_LEASE) -> QueueSource:
-        """Return an open source of the test's queue; it is closed at the end of the test."""
-        source = self.new_source(lease)
+    async def open_source(self, lease: float | None = None) -> QueueSource:
+        """Return an open source of the test's queue; it is closed at the end of the test.
+
+        Args:
+            lease: Seconds; None is `long_lease`.
+        """
+        source = self.new_source(self.long_lease if lease is None else lease)
         self._opened.append(source)
         await source.open()
         return source

@@ -17,7 +17,7 @@ import pytest
 
 from qbridge.errors import SourceClosed, SourceError
 from qbridge.source import QueueSource, Settled
-from qbridge.testing.conformance.base import LONG_LEASE, ConformanceBase
+from qbridge.testing.conformance.base import ConformanceBase
 
 __all__ = ["LifeRules"]
 
@@ -33,13 +33,13 @@ class LifeRules(ConformanceBase, reads="QueueSource.open and QueueSource.close",
 
         assert self.capabilities == source.capabilities
         if self.capabilities.lease == "timeout":
-            assert LONG_LEASE == source.lease
+            assert self.long_lease == source.lease
         else:
             assert source.lease is None
 
     async def test_close_may_be_called_before_open_and_twice(self) -> None:
         """`close` is idempotent, allowed before `open` and, as all of it, bounded in time."""
-        source = self.new_source(LONG_LEASE)
+        source = self.new_source(self.long_lease)
 
         await self.promptly(source.close(), "close() before open()")
         await self.promptly(source.open(), "open()")
@@ -48,7 +48,7 @@ class LifeRules(ConformanceBase, reads="QueueSource.open and QueueSource.close",
 
     async def test_a_source_that_is_not_open_says_so(self) -> None:
         """Before `open` and after `close` calls raise SourceClosed, and `wake` does nothing."""
-        source = self.new_source(LONG_LEASE)
+        source = self.new_source(self.long_lease)
         await self._expect_closed(source, "before open()")
 
         await source.open()
@@ -99,7 +99,7 @@ class LifeRules(ConformanceBase, reads="QueueSource.open and QueueSource.close",
 
     async def test_a_cancelled_open_can_be_closed_and_repeated(self) -> None:
         """Cancelling `open` leaves nothing in the way of `close` and of another `open`."""
-        source = self.new_source(LONG_LEASE)
+        source = self.new_source(self.long_lease)
         self._opened.append(source)
 
         for turns in range(6):
@@ -133,7 +133,7 @@ class LifeRules(ConformanceBase, reads="QueueSource.open and QueueSource.close",
         assert not left, f"left behind after close(): {'; '.join(left)}"
 
     async def _live_once(self) -> None:
-        source = self.new_source(LONG_LEASE)
+        source = self.new_source(self.long_lease)
         self._opened.append(source)
         await source.open()
         receiving = asyncio.ensure_future(source.receive(1, self.patience * 4))
