@@ -97,6 +97,10 @@ class QBridge:
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._worker is not None and not self._worker.ended.is_set():
+            # It runs in a task of its own: the work under way is drained before its way to send is closed.
+            self._worker.stop()
+            await self._worker.ended.wait()
         senders, self._senders = self._senders, {}
         await asyncio.gather(*(sender.close() for sender in senders.values()))
 

@@ -143,8 +143,11 @@ class Executor:
             job.task = create_task(self._run(job), context=contextvars.Context())
 
     def cancel(self, job: Job, reason: CancelReason) -> None:
-        """Cancel a job for a reason; what becomes of its message follows from the first reason given."""
-        if job not in self.running:
+        """Cancel a job for a reason; what becomes of its message follows from the first reason given.
+
+        One that has not come to the loop yet will end as soon as it does; one that has ended is left alone.
+        """
+        if job.ended_at:
             return
         if job.cancel_reason is None or reason is CancelReason.LEASE_LOST:
             job.cancel_reason = reason

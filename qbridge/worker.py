@@ -11,6 +11,7 @@ from typing import Any
 from qbridge.admission import Route
 from qbridge.config import Config
 from qbridge.dispatcher import Dispatcher, DrainReport
+from qbridge.errors import SourceError
 from qbridge.events import EventHub, WorkerDrained
 from qbridge.execution import Job
 from qbridge.intake import RECEIVE_WAIT, Intake
@@ -54,6 +55,8 @@ class Worker:
         self._new_source = new_source
         self._send = send
         self._events = events
+        #: Set when `run` is over, drain included.
+        self.ended = asyncio.Event()
         self._stopping = asyncio.Event()
         self._hurrying = asyncio.Event()
         self._dispatcher: Dispatcher | None = None
@@ -97,6 +100,7 @@ class Worker:
                 except asyncio.CancelledError as exc:
                     cancelled = exc
                     self.stop(now=True)
+            self.ended.set()
             report = winding_up.result()
         if cancelled is not None:
             raise cancelled
@@ -155,7 +159,10 @@ class Worker:
             await dispatcher.found_nothing.wait()
             if not all(intake.is_idle and not intake.held for intake in self._intakes):
                 continue
-            stats = [await intake.source.stats() for intake in self._intakes]
+            try:
+                stats = [await intake.source.stats() for intake in self._intakes]
+            except SourceError:  # its intake tells of it, and reconnects
+                continue
             if not any(found.ready for found in stats):
                 delayed = sum(found.delayed for found in stats)
                 log.info("queues are empty", extra={"delayed": delayed})
