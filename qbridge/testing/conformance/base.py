@@ -76,6 +76,7 @@ class ConformanceBase(ABC):
     #: A clock for leases and delays that the tests move; None lets real time pass. `wait` is real time always.
     clock: Clock | None = None
 
+    _anchor: ClassVar[str] = ""
     _opened: list[QueueSource]
 
     def __init_subclass__(cls, *, reads: str = "", anchor: str = "", **kwargs: Any) -> None:
@@ -87,6 +88,8 @@ class ConformanceBase(ABC):
             kwargs: For other bases.
         """
         super().__init_subclass__(**kwargs)
+        if anchor:
+            cls._anchor = anchor
         for name, member in list(vars(cls).items()):
             if name.startswith("test_") and inspect.iscoroutinefunction(member):
                 setattr(cls, name, _as_plain_test(member, reads, anchor))
