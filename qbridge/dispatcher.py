@@ -213,8 +213,8 @@ class Dispatcher:
         hurry = hurry or asyncio.Event()
         self._draining = True
         for intake in self._routes:
-            self.interrupt(intake)
-        await asyncio.gather(*(intake.stop_claiming(_STOP_CLAIMING) for intake in self._routes))
+            intake.stop_claiming()
+        await asyncio.gather(*(intake.claims_ended(_STOP_CLAIMING) for intake in self._routes))
         before = dict(self._tally)
         released = self._release_unstarted()
         self._advance()

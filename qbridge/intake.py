@@ -168,12 +168,15 @@ class Intake:
             await self._pause(fault, failures)
         self.state = IntakeState.CLOSED
 
-    async def stop_claiming(self, timeout: float) -> None:
-        """Claim nothing more; return when a receive under way has returned, after `timeout` seconds at most."""
+    def stop_claiming(self) -> None:
+        """Claim nothing more; a receive under way returns soon."""
         self._stopping.set()
         self._consumer.interrupt(self)
         with contextlib.suppress(SourceError):
             self.source.wake()
+
+    async def claims_ended(self, timeout: float) -> None:
+        """Return when a receive under way has returned, after `timeout` seconds at most."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout), self._claiming:
                 pass

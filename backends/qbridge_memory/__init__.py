@@ -1,11 +1,11 @@
 """The memory backend: queues in this process, and the reference implementation of the contract.
 
-Several sources that name the same queue share it, whatever thread or event loop they live on: a producer's source and
-a worker's, say. A queue lives as long as a source that names it; messages still in it then are gone, as they are when
-the process ends. For what must outlive the process there is the sqlite backend.
+Sources that are made with the same options object share their queue, whatever thread or event loop they live on: the
+producer's source and the worker's of one `QBridge`, say. The queue lives as long as these options, and its messages
+are gone with it. For what must outlive the program there is the sqlite backend.
 
-Tests that want a queue of their own make a `MemoryBroker` and give it to `MemorySource` or `make_backend`; with a
-`ManualClock`, leases and delays run on the test's time.
+A `MemoryBroker` given to `MemorySource` or `make_backend` is shared by whoever has it; with a `ManualClock`, leases and
+delays run on a test's time.
 """
 
 from qbridge_memory.broker import MemoryBroker

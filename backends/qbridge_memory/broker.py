@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, MutableMapping
-from weakref import WeakValueDictionary
+from collections.abc import Callable
 
 from qbridge_memory.clock import ManualClock
 from qbridge_memory.memory_queue import MemoryQueue
@@ -14,24 +13,22 @@ __all__ = ["MemoryBroker"]
 
 
 class MemoryBroker:
-    """Named queues in memory.
+    """Named queues in memory. They are kept, with their messages, as long as the broker is.
 
     Args:
         clock: Tells seconds that never go back; leases, delays and ages are measured with it. A `ManualClock` also
             lets waiting receives look again when it is moved.
-        keep_unused: Whether a queue that no source refers to any more is kept, with its messages, as long as the
-            broker is.
     """
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic, keep_unused: bool = True) -> None:
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._queues: MutableMapping[str, MemoryQueue] = {} if keep_unused else WeakValueDictionary()
+        self._queues: dict[str, MemoryQueue] = {}
         if isinstance(clock, ManualClock):
             clock.listeners.append(self._let_all_look_again)
 
     def queue(self, name: str) -> MemoryQueue:
-        """Return the queue of that name; the same object for the same name while anybody holds it."""
+        """Return the queue of that name; the same object for the same name."""
         with self._lock:
             queue = self._queues.get(name)
             if queue is None:

@@ -9,11 +9,16 @@ from qbridge_memory.source import CAPABILITIES, MemoryOptions, MemorySource
 __all__ = ["backend", "make_backend"]
 
 
-def make_backend(broker: MemoryBroker) -> Backend[MemoryOptions]:
-    """Return a memory backend whose queues live in `broker`."""
+def make_backend(broker: MemoryBroker | None = None) -> Backend[MemoryOptions]:
+    """Return a memory backend.
+
+    Args:
+        broker: Where its queues live, to be shared by several programs of one process. None gives each options
+            object, and so each configuration, queues of its own.
+    """
 
     def create(name: str, options: MemoryOptions) -> MemorySource:
-        return MemorySource(name, options, broker=broker)
+        return MemorySource(name, options, broker=broker or options.broker)
 
     return Backend(
         name="memory",
@@ -26,6 +31,5 @@ def make_backend(broker: MemoryBroker) -> Backend[MemoryOptions]:
     )
 
 
-#: The queues of this process: two sources of one name are one queue. It refers to them weakly, so what one program or
-#: test leaves in a queue is gone with the last source that named it.
-backend = make_backend(MemoryBroker(keep_unused=False))
+#: Each configuration has queues of its own: what one program or test leaves in a queue, no other finds there.
+backend = make_backend()

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from qbridge import (
     BackendOptions,
@@ -50,6 +50,13 @@ class MemoryOptions(BackendOptions):
     lease: Annotated[Duration, Field(gt=0)] = 30.0
     max_messages: Annotated[int, Field(ge=1)] = 1_000_000
 
+    _broker: MemoryBroker = PrivateAttr(default_factory=MemoryBroker)
+
+    @property
+    def broker(self) -> MemoryBroker:
+        """Where a queue with just these options lives, unless its source is given another broker."""
+        return self._broker
+
 
 class MemorySource(QueueSource):
     """A queue in this process, as one worker or producer sees it.
@@ -59,7 +66,7 @@ class MemorySource(QueueSource):
     Args:
         name: The queue's name in `broker`.
         options: None takes the defaults.
-        broker: Where the queue is; None makes a broker, and so a queue, for this source alone.
+        broker: Where the queue is; None takes the options' own, which other sources with the same object share.
     """
 
     capabilities = CAPABILITIES
@@ -67,7 +74,7 @@ class MemorySource(QueueSource):
     def __init__(self, name: str, options: MemoryOptions | None = None, *, broker: MemoryBroker | None = None) -> None:
         self._options = options if options is not None else MemoryOptions()
         self.lease: float = self._options.lease
-        self._queue = (broker if broker is not None else MemoryBroker()).queue(name)
+        self._queue = (self._options.broker if broker is None else broker).queue(name)
         self._is_open = False
         self._is_woken = False
         self._bell: Bell | None = None

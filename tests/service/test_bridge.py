@@ -1,0 +1,336 @@
+"""QBridge as a program uses it: send and run, in one's own loop, from other loops and threads, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from qbridge import (
+    BridgeStateError,
+    ConfigError,
+    DrainReport,
+    Event,
+    HandlerRegistry,
+    MessageTooLargeError,
+    QBridge,
+    TaskContext,
+    TaskFinished,
+    TaskMessage,
+    UndecodableMessageError,
+    UnknownQueueError,
+    WorkerDrained,
+)
+from qbridge_memory import make_backend
+
+MEMORY: dict[str, Any] = {"backend": "memory"}
+
+
+async def left_in(bridge: QBridge, queue: str | None = None) -> tuple[int, int, int, int]:
+    """Return how many messages of a queue are ready, delayed, in flight and dead."""
+    async with bridge.source(queue) as source:
+        stats = await source.stats()
+    return stats.ready, stats.delayed, stats.in_flight, stats.dead
+
+
+async def test_what_is_sent_is_run_and_nothing_is_left() -> None:
+    """Tasks sent before and while the worker runs are run, and the burst ends when none is left."""
+    registry = HandlerRegistry()
+    seen: list[tuple[int, str]] = []
+
+    @registry.task
+    async def note(number: int, *, text: str = "-") -> None:
+        seen.append((number, text))
+
+    async with QBridge(registry) as bridge:
+        await bridge.send("note", 1, text="a")
+        await bridge.send_many([TaskMessage(task="note", args=[2]), TaskMessage(task="note", kwargs={"number": 3})])
+        report = await bridge.run(burst=True)
+
+        assert [(1, "a"), (2, "-"), (3, "-")] == seen
+        assert DrainReport() == report
+        assert (0, 0, 0, 0) == await left_in(bridge)
+
+
+async def test_the_bridge_lives_in_somebody_elses_loop() -> None:
+    """The loop that runs the bridge goes on with other work, and handlers run on another thread."""
+    registry = HandlerRegistry()
+    threads: list[threading.Thread] = []
+    other_work = 0
+
+    @registry.task
+    async def block() -> None:
+        threads.append(threading.current_thread())
+        time.sleep(0.3)  # noqa: ASYNC251  # it blocks the loop of handlers, and no other
+
+    async with QBridge(registry) as bridge:
+        await bridge.send("block")
+        running = asyncio.create_task(bridge.run(burst=True))
+        while not running.done():
+            other_work += 1
+            await asyncio.sleep(0.01)
+        await running
+
+    assert threading.current_thread() not in threads
+    assert 1 == len(threads)
+    assert other_work > 10
+
+
+async def test_send_works_from_another_loop() -> None:
+    """A thread with a loop of its own sends through the bridge of the main loop."""
+    registry = HandlerRegistry()
+    seen: list[str] = []
+
+    @registry.task
+    async def note(text: str) -> None:
+        seen.append(text)
+
+    async with QBridge(registry) as bridge:
+        await asyncio.to_thread(lambda: asyncio.run(bridge.send("note", "from elsewhere")))
+        await bridge.run(burst=True)
+
+    assert ["from elsewhere"] == seen
+
+
+async def test_a_handler_sends_a_further_task() -> None:
+    """TaskContext.send reaches the same queue unless another is named."""
+    registry = HandlerRegistry()
+    seen: list[tuple[str, str]] = []
+
+    @registry.task
+    async def first(context: TaskContext) -> None:
+        await context.send("second", "here")
+        await context.send("second", "there", queue="other")
+
+    @registry.task
+    async def second(text: str, context: TaskContext) -> None:
+        seen.append((text, context.queue))
+
+    async with QBridge(registry, queues={"default": MEMORY, "other": MEMORY}) as bridge:
+        await bridge.send("first")
+        await bridge.run(burst=True)
+
+    assert [("here", "default"), ("there", "other")] == sorted(seen)
+
+
+async def test_stop_drains_from_any_thread() -> None:
+    """stop() lets what runs finish and puts back what has not started."""
+    registry = HandlerRegistry()
+    started = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    @registry.task
+    async def work() -> None:
+        loop.call_soon_threadsafe(started.set)
+        await asyncio.sleep(0.2)
+
+    async with QBridge(registry, loops={"default": {"concurrency": 2}}, queues={"default": MEMORY | {}}) as bridge:
+        await bridge.send_many(TaskMessage(task="work") for _ in range(5))
+        running = asyncio.create_task(bridge.run())
+        await started.wait()
+
+        await asyncio.to_thread(bridge.stop)
+        report = await running
+
+        assert (2, 0, 0) == (report.finished, report.released, report.abandoned)
+        assert (3, 0, 0, 0) == await left_in(bridge)
+
+
+async def test_stop_now_cancels_and_releases() -> None:
+    """stop(now=True) does not wait for the grace: handlers are cancelled, their messages are ready again, uncounted."""
+    registry = HandlerRegistry()
+    started = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    attempts: list[int] = []
+
+    @registry.task
+    async def work(context: TaskContext) -> None:
+        attempts.append(context.attempt)
+        loop.call_soon_threadsafe(started.set)
+        await asyncio.sleep(600)
+
+    async with QBridge(registry, shutdown={"grace": 600.0}) as bridge:
+        await bridge.send("work")
+        running = asyncio.create_task(bridge.run())
+        await started.wait()
+
+        bridge.stop(now=True)
+        report = await running
+
+        assert (0, 1, 1, 0) == (report.finished, report.released, report.cancelled, report.abandoned)
+        async with bridge.source() as source:
+            [delivery] = await source.receive(1, 1)
+            assert 1 == delivery.attempt, "the release counted as an attempt"
+            await source.settle([delivery.release()])
+
+
+async def test_cancelling_run_drains_first() -> None:
+    """Cancelling run() lets handlers finish within the grace, settles them, and only then raises."""
+    registry = HandlerRegistry()
+    started = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    done: list[int] = []
+
+    @registry.task
+    async def work() -> None:
+        loop.call_soon_threadsafe(started.set)
+        await asyncio.sleep(0.2)
+        done.append(1)
+
+    async with QBridge(registry) as bridge:
+        await bridge.send("work")
+        running = asyncio.create_task(bridge.run())
+        await started.wait()
+
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+        assert [1] == done
+        assert (0, 0, 0, 0) == await left_in(bridge)
+
+
+async def test_leaving_the_bridge_drains_a_run_in_the_background() -> None:
+    """The end of `async with` stops a run that goes on in a task of its own, and waits for it."""
+    registry = HandlerRegistry()
+    done: list[int] = []
+
+    @registry.task
+    async def work() -> None:
+        await asyncio.sleep(0.1)
+        done.append(1)
+
+    async with QBridge(registry) as bridge:
+        ended: list[Event] = []
+        bridge.events.subscribe(ended.append)
+        await bridge.send("work")
+        running = asyncio.create_task(bridge.run())
+        await asyncio.sleep(0.05)  # long enough for the task to be claimed
+
+    await running
+    assert [1] == done
+    assert WorkerDrained(finished=1, released=0, abandoned=0) == ended[-1]
+
+
+async def test_listeners_are_told_of_each_end() -> None:
+    """A TaskFinished event says which task ended, how, in which attempt and where."""
+    registry = HandlerRegistry()
+    events: list[Event] = []
+
+    @registry.task
+    async def fail() -> None:
+        raise ValueError("no")
+
+    async with QBridge(registry, retry={"max_attempts": 1}) as bridge:
+        bridge.events.subscribe(events.append)
+        message_id = await bridge.send("fail")
+        await bridge.run(burst=True)
+
+    [finished] = [event for event in events if isinstance(event, TaskFinished)]
+    assert ("default", "fail", message_id, 1) == (
+        finished.queue,
+        finished.task,
+        finished.message_id,
+        finished.attempt,
+    )
+    assert ("dead_lettered", "exhausted", "default-0") == (finished.outcome, finished.reason, finished.loop_thread)
+    assert finished.error.startswith("ValueError: no")
+
+
+async def test_a_delayed_task_is_not_early_and_a_burst_leaves_it() -> None:
+    """A burst ends although a message waits for its time."""
+    registry = HandlerRegistry()
+
+    @registry.task
+    async def later() -> None:
+        raise AssertionError("it ran before its time")
+
+    async with QBridge(registry) as bridge:
+        await bridge.send("later", delay=60)
+        await bridge.run(burst=True)
+
+        assert (0, 1, 0, 0) == await left_in(bridge)
+
+
+async def test_a_backend_that_is_not_installed_can_be_given_as_an_object() -> None:
+    """`backend` may be a Backend: a program's own needs no entry point."""
+    registry = HandlerRegistry()
+    seen: list[int] = []
+
+    @registry.task
+    async def note(number: int) -> None:
+        seen.append(number)
+
+    async with QBridge(registry, queues={"default": {"backend": make_backend()}}) as bridge:
+        await bridge.send("note", 7)
+        await bridge.run(burst=True)
+
+    assert [7] == seen
+
+
+async def test_the_only_queue_needs_no_name_and_several_do() -> None:
+    """Without a name a message goes to the only queue, or to `default`; else the known names are told."""
+    async with QBridge(queues={"orders": MEMORY}) as bridge:
+        await bridge.send("any")
+        assert (1, 0, 0, 0) == await left_in(bridge, "orders")
+    async with QBridge(queues={"orders": MEMORY, "pictures": MEMORY}) as bridge:
+        with pytest.raises(UnknownQueueError) as caught:
+            await bridge.send("any")
+        assert "no queue is named 'default' (known: orders, pictures)" == str(caught.value)
+        with pytest.raises(UnknownQueueError) as caught:
+            await bridge.send("any", queue="order")
+        assert "no queue is named 'order' (known: orders, pictures); did you mean 'orders'?" == str(caught.value)
+
+
+async def test_a_message_that_cannot_be_sent_is_refused_before_the_broker() -> None:
+    """Too large, not JSON, a delay below 0: each has its error, and nothing is sent."""
+    async with QBridge(queues={"default": MEMORY | {"max_message_size": "1KiB"}}) as bridge:
+        with pytest.raises(MessageTooLargeError, match=r"over the limit of 1024"):
+            await bridge.send("any", "x" * 2000)
+        with pytest.raises(UndecodableMessageError, match=r"arguments of task 'any' are not JSON"):
+            await bridge.send("any", object())
+        with pytest.raises(UndecodableMessageError, match=r"hold NaN or Infinity"):
+            await bridge.send("any", float("nan"))
+        with pytest.raises(ValueError, match=r"delay must be 0 or more seconds, not -1"):
+            await bridge.send("any", delay=-1)
+
+        assert (0, 0, 0, 0) == await left_in(bridge)
+
+
+async def test_use_out_of_order_is_an_error() -> None:
+    """Sending before entering, entering twice and running twice each say what to do."""
+    bridge = QBridge()
+    with pytest.raises(BridgeStateError, match=r"after it was entered"):
+        await bridge.send("any")
+    with pytest.raises(BridgeStateError, match=r"run a bridge on the loop that entered it"):
+        await bridge.run()
+    with pytest.raises(BridgeStateError, match=r"stop a bridge after it was entered"):
+        bridge.stop()
+    async with bridge:
+        await bridge.run(burst=True)
+        with pytest.raises(BridgeStateError, match=r"has run before; make another one"):
+            await bridge.run(burst=True)
+    with pytest.raises(BridgeStateError, match=r"was entered before; make another one"):
+        async with bridge:
+            pass
+
+
+def test_wrong_settings_are_told_before_anything_starts() -> None:
+    """A program's settings are checked like the YAML's, with the nearest name."""
+    with pytest.raises(ConfigError) as caught:
+        QBridge(queues={"default": {"backend": "memry"}})
+    assert "did you mean 'memory'?" in str(caught.value)
+    with pytest.raises(ConfigError) as caught:
+        QBridge(lops={"default": {}})
+    assert "did you mean 'loops'?" in str(caught.value)
+
+
+async def test_stop_before_run_ends_it_at_once() -> None:
+    """A stop that comes before run() is not forgotten."""
+    async with QBridge() as bridge:
+        bridge.stop()
+        async with asyncio.timeout(10):
+            assert DrainReport() == await bridge.run()
