@@ -13,8 +13,8 @@ __all__ = ["translate"]
 #: First words of error replies that a person must act upon, and what to do.
 _FOR_A_PERSON = {
     "WRONGTYPE": "a key of the queue holds another type than a list: give the queue another key, or move that one away",
-    "NOPERM": "its ACL forbids this user what the queue needs: allow the scripts (@scripting), @read, @write, blmove, "
-    "client|id, client|unblock and info on the queue's keys",
+    "NOPERM": "its ACL forbids this user what the queue needs: on the queue's keys, allow +@read +@write +@scripting "
+    "+blmove +client|id +client|unblock +info +time",
     "MOVED": "it is a node of a Redis Cluster and the queue's keys are on another one: give that node's url",
     "CROSSSLOT": "it is a Redis Cluster and its keys are in different slots: give the queue a key without braces",
 }

@@ -82,6 +82,7 @@ class Receiver:
         self._unblocking: asyncio.Future[Replies] | None = None
         self._is_blocked = False
         self._is_full = False
+        self._looked_at = -math.inf
         self._look_at = 0.0
         self._returning: set[asyncio.Task[None]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -152,14 +153,15 @@ class Receiver:
     async def _claim(self, link: Link, limit: int, deadline: float) -> list[Delivery] | None:
         # None: the server ran nothing, and the same may be tried again at once.
         now = self._loop.time()
-        until = min(deadline, self._look_at, now + _LONGEST_BLOCK)
+        look_around_at = self._looked_at + _LONGEST_BLOCK
+        until = min(deadline, self._look_at, look_around_at)
         block = 0.0 if self._woken.is_set() or until <= now else max(_SHORTEST_BLOCK, until - now)
         claim = self._claims.begin(limit, block + link.timeout)
         script = (*self._claim_with, claim.token, limit, self._lease, claim.not_after, self._reap_from)
         timer = None
         if block:
             request = link.request((*self._block_on, f"{block:.3f}"), script, timeout=block + link.timeout)
-            if until < now + _LONGEST_BLOCK:
+            if until < look_around_at:
                 # The server ends a block up to 100 ms late; CLIENT UNBLOCK ends it at once.
                 timer = self._loop.call_at(until, self._unblock)
         else:
@@ -187,7 +189,8 @@ class Receiver:
             return None
         reply = link.accept(reply, doing="claiming")
         self._claims.learn_time(reply[0])
-        self._look_at = math.inf if reply[1] < 0 else self._loop.time() + reply[1] / 1e6
+        self._looked_at = self._loop.time()
+        self._look_at = math.inf if reply[1] < 0 else self._looked_at + reply[1] / 1e6
         if reply[2] < 0:
             return None
         deliveries = self._claims.deliveries(claim, reply)

@@ -144,7 +144,9 @@ class RedisServer:
             env=environment,
         )
         if done.returncode != 0:
-            raise RuntimeError(f"redis-cli {arguments!r} failed: {(done.stdout + done.stderr).decode(errors='replace')}")
+            raise RuntimeError(
+                f"redis-cli {arguments!r} failed: {(done.stdout + done.stderr).decode(errors='replace')}"
+            )
         return done.stdout.decode(errors="surrogateescape").removesuffix("\n")
 
     def info(self, section: str) -> dict[str, str]:
