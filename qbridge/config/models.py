@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Annotated, Any, Literal
 
@@ -268,28 +267,20 @@ class Config(Settings):
     @field_validator("handlers")
     @classmethod
     def _each_handler_once(cls, handlers: list[str]) -> list[str]:
-        for name, count in Counter(handlers).items():
-            if count > 1:
-                raise PydanticCustomError(
-                    "repeated", "names {name} {count} times", {"name": repr(name), "count": count}
-                )
+        first = {name: index for index, name in reversed(list(enumerate(handlers)))}
+        repeated = [index for index, name in enumerate(handlers) if index != first[name]]
+        if repeated:
+            why = PydanticCustomError("repeated", "which is named before")
+            raise _errors_at(((index,), why, handlers[index]) for index in repeated[:MOST_PROBLEMS])
         return handlers
 
     @model_validator(mode="after")
     def _known_loop_groups(self) -> Config:
         problems = unknown_loop_groups({name: queue.loops for name, queue in self.queues.items()}, self.loops)
         if problems:
-            raise ValidationError.from_exception_data(
-                "Config",
-                [
-                    InitErrorDetails(
-                        type=PydanticCustomError("unknown_loops", "{why}", {"why": why}),
-                        loc=("queues", name, "loops"),
-                        input=self.queues[name].loops,
-                    )
-                    for name, why in problems.items()
-                ],
-                hide_input=True,
+            raise _errors_at(
+                (("queues", name, "loops"), PydanticCustomError("unknown_loops", "{why}", {"why": why}), None)
+                for name, why in problems.items()
             )
         return self
 
@@ -313,3 +304,9 @@ def unknown_loop_groups(wanted: Mapping[str, str], known: Mapping[str, object]) 
 def _backends_in(info: ValidationInfo) -> Mapping[str, Backend[Any]] | None:
     backends: Mapping[str, Backend[Any]] | None = (info.context or {}).get("backends")
     return backends
+
+
+def _errors_at(errors: Iterable[tuple[tuple[str | int, ...], PydanticCustomError, object]]) -> ValidationError:
+    """Return one error of several, each at a location below the value that a validator was given."""
+    details = [InitErrorDetails(type=kind, loc=location, input=given) for location, kind, given in errors]
+    return ValidationError.from_exception_data("Config", details, hide_input=True)

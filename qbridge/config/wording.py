@@ -28,6 +28,7 @@ _NAME_RULE = "a name has 1 to 128 letters, digits, '_', '.', ':' or '-'"
 
 _TEXT, _MAPPING, _LIST, _BOOLEAN = "text", "a mapping", "a list", "true or false"
 _WHOLE, _NUMBER = "a whole number", "a number"
+_EMPTY = "empty"
 
 #: pydantic's error types for values of a wrong type, and what they ask for.
 _TYPES: Mapping[str, str] = {
@@ -119,6 +120,8 @@ def wording(document: Document, finding: Finding) -> str:
     key = format_path(finding.path) or "the configuration"
     if finding.expected:
         expected = " or ".join(finding.expected)
+        if _given(document, finding) == _EMPTY:
+            return f"{key} is empty: it must be {expected}"
         return f"{key} must be {expected}, not {_given(document, finding)}{_advice(document, finding)}"
     if kind == "missing":
         return f"{key} is missing{_description(context.get('known') or finding.found.description)}"
@@ -129,7 +132,9 @@ def wording(document: Document, finding: Finding) -> str:
         return f"{key} is missing (known: {', '.join(union_tags(finding.found))})"
     if kind in _LENGTHS:
         name, words, (one, several) = _LENGTHS[kind]
-        return f"{key} must have {words} {context[name]} {one if context[name] == 1 else several}"
+        value = document.value_at(finding.path)
+        given = _given(document, finding) if isinstance(value, str) else context["actual_length"]
+        return f"{key} must have {words} {context[name]} {one if context[name] == 1 else several}, not {given}"
     if kind == "string_pattern_mismatch":
         rule = _NAME_RULE if context["pattern"] == NAME_PATTERN else f"it must match {context['pattern']}"
         return _sentence(document, finding, key, rule)
@@ -159,9 +164,10 @@ def _given(document: Document, finding: Finding) -> str:
     if isinstance(value, (list, tuple)):
         return _LIST
     if value is None or value is ABSENT:
-        return "nothing"
+        return _EMPTY
     if finding.is_secret:
-        return "a text (not shown)" if isinstance(value, str) else f"a {type(value).__name__} (not shown)"
+        kind = "a text" if isinstance(value, str) else "a value" if isinstance(value, bool) else _NUMBER
+        return f"{kind} that is not shown"
     if isinstance(value, str):
         return repr(_shortened(_CREDENTIALS.sub("***@", value)))
     if place.text is not None:
@@ -172,7 +178,7 @@ def _given(document: Document, finding: Finding) -> str:
 def _advice(document: Document, finding: Finding) -> str:
     """Return how to write what was probably meant; "" if that can't be told."""
     value, place = document.value_at(finding.path), document.places.get(finding.path, Place())
-    if finding.is_secret or place.variables:
+    if place.variables or (finding.is_secret and isinstance(value, str)):
         return ""
     if choices := _choices(finding.error):
         return nearest_name_hint(value, choices) if isinstance(value, str) else ""

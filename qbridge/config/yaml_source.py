@@ -86,7 +86,7 @@ class _Reader:
         next(self._events)  # the stream's start
         start = next(self._events)
         if isinstance(start, yaml.StreamEndEvent):
-            self._stop(start, _EMPTY)
+            self._stop_empty()
         node = next(self._events)
         root = self._value(node, (), node)
         next(self._events)  # the document's end
@@ -96,8 +96,10 @@ class _Reader:
         if isinstance(root, dict):
             self._document.content = root
         elif not self._document.problems:
+            if root is None:
+                self._stop_empty()
             kind = "a list" if isinstance(root, list) else "a single value"
-            self._stop(node, _EMPTY if root is None else f"must be a mapping with keys like 'queues', not {kind}")
+            self._stop(node, f"must be a mapping with keys like 'queues', not {kind}")
         else:
             raise self._document.error()
         return self._document
@@ -159,6 +161,7 @@ class _Reader:
             self._note(mark, path, f"{format_path(path)}: {problem}")
         if SURROGATE.search(result.text):
             self._note(mark, path, f"{format_path(path)} is not valid Unicode text")
+            return None
         is_plain = event.style is None and event.tag is None
         text = result.text if is_plain else None
         self._document.places[path] = self._place(mark, text, result.variables)
@@ -204,6 +207,9 @@ class _Reader:
     def _stop(self, event: yaml.Event, text: str) -> NoReturn:
         raise self._document.error([Problem(self._place(event), text)])
 
+    def _stop_empty(self) -> NoReturn:
+        raise self._document.error([Problem(Place(f"{self._document.file}:1", (0, 1, 1)), _EMPTY)])
+
     def _stop_at(self, line: int, column: int, text: str) -> NoReturn:
         place = Place(f"{self._document.file}:{line}:{column}", (0, line, column))
         raise self._document.error([Problem(place, f"not YAML: {text}")]) from None
@@ -212,14 +218,16 @@ class _Reader:
         problem = exc.problem or "can't be parsed"
         text = _SYNTAX_WORDS.get(problem) or _BAD_START.sub(r"a text that begins with \1 needs quotes", problem)
         mark, start = exc.problem_mark, exc.context_mark
+        kind = "list" if "sequence" in (exc.context or "") or "collection" in (exc.context or "") else "mapping"
         if problem == "found unexpected end of stream" and start is not None:
             mark = start
         elif problem.startswith("expected ',' or"):
             if mark is not None and self._text[: mark.index].endswith("$"):
                 text = 'between braces or brackets a variable needs quotes: "${NAME}"'
             elif start is not None:
-                kind = "list" if "sequence" in (exc.context or "") else "mapping"
                 text = f"{problem}, in the {kind} that starts on line {start.line + 1}"
+        elif problem.startswith("expected <block end>") and start is not None:
+            text = f"this line doesn't belong to the {kind} that starts on line {start.line + 1}: check the indentation"
         if mark is None:
             self._stop_at(1, 1, text)
         self._stop_at(mark.line + 1, mark.column + 1, text)
