@@ -162,6 +162,7 @@ class WakeUps:
             found = os.lstat(place)
             if stat.S_ISSOCK(found.st_mode) and time.time() - found.st_mtime > _STALE_AFTER:
                 os.unlink(place)  # noqa: PTH108
+                os.rmdir(self._folder)  # noqa: PTH106  # fails while others listen
 
     def _stop_listening(self) -> None:
         if self.listener is None:
