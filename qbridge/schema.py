@@ -61,14 +61,15 @@ def config_schema(backends: Mapping[str, Backend[Any]] | None = None) -> dict[st
                 "anyOf": [{"enum": list(known)}, _VARIABLE_REFERENCE],
             }
         },
-        "allOf": [
+    }
+    if known:  # an empty allOf is no schema
+        definitions["QueueConfig"]["allOf"] = [
             {
                 "if": {"properties": {"backend": {"const": name}}, "required": ["backend"]},
                 "then": {"$ref": f"#/$defs/{name}.queue"},
             }
             for name in known
-        ],
-    }
+        ]
     definitions["variable"] = _VARIABLE
     return {"$schema": _DIALECT, "title": "qbridge configuration", **schema, "$defs": dict(sorted(definitions.items()))}
 
@@ -88,7 +89,7 @@ def _queue_of(queue: Mapping[str, Any], backend: Backend[Any], options: Mapping[
 
 def _model_schema(model: type[BaseModel], prefix: str) -> dict[str, Any]:
     schema = model.model_json_schema(ref_template=f"#/$defs/{prefix}{{model}}", schema_generator=_Generator)
-    definitions = {f"{prefix}{name}": _for_yaml(part) for name, part in schema.pop("$defs", {}).items()}
+    definitions = {f"{prefix}{name}": _or_variable(_for_yaml(part)) for name, part in schema.pop("$defs", {}).items()}
     return {**_for_yaml(schema), "$defs": definitions}
 
 
