@@ -202,11 +202,10 @@ class MemoryQueue:
             if self._ready or self._returned:
                 return 0.0
             now = self._clock()
-            # A claim that is made after this look ends its lease no sooner than the shortest lease from now.
-            pauses = list(self._in_flight)
+            # Who claims later claims what a bell has told of, so nobody's lease begins unseen after this look.
+            pauses = [next(iter(leased.values())).lease_end - now for leased in self._in_flight.values() if leased]
             if self._delayed:
                 pauses.append(self._delayed[0][0] - now)
-            pauses += [next(iter(leased.values())).lease_end - now for leased in self._in_flight.values() if leased]
             return max(min(pauses, default=float("inf")), 0.0)
 
     def unwatch(self, bell: Bell) -> None:

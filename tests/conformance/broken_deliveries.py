@@ -222,6 +222,7 @@ class Spins(HealthySource):
 
 @breaks("test_a_send_ends_the_wait_of_another_source")
 @breaks("test_a_release_ends_the_wait_of_another_source")
+@breaks("test_a_redrive_ends_the_wait_of_another_source")
 @breaks("test_a_delay_ends_the_wait")
 class LooksAtTheEnd(HealthySource):
     """Sleeps while it waits, and looks then."""

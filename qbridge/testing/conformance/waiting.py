@@ -74,6 +74,21 @@ class WaitingRules(ConformanceBase, reads="QueueSource.receive and QueueSource.w
 
         assert [b"back again"] == [delivery.body for delivery in received]
 
+    @needs(dead_letters=True)
+    async def test_a_redrive_ends_the_wait_of_another_source(self) -> None:
+        """A waiting `receive` returns as soon as a dead letter is made ready again."""
+        other = await self.open_source()
+        source = await self.open_source()
+        await other.send([self.message(b"alive again")])
+        [delivery] = await self.claim(other, 1)
+        await other.settle([delivery.dead_letter("rejected")])
+        receiving = await self._receive_that_waits(source)
+
+        await other.redrive()
+        received = await self.promptly(receiving, "the delivery of a redriven message to a receive that waits")
+
+        assert [b"alive again"] == [delivery.body for delivery in received]
+
     @needs(delay=True)
     async def test_a_delay_ends_the_wait(self) -> None:
         """A waiting `receive` returns as soon as a delayed message is due."""

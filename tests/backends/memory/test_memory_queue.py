@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 from pydantic import ValidationError
@@ -123,7 +124,16 @@ async def test_a_send_in_another_thread_ends_a_wait(broker: MemoryBroker) -> Non
     assert ["from afar"] == bodies(received)
 
 
-async def test_threads_take_each_message_once() -> None:
+@pytest.fixture
+def eager_threads() -> Iterator[None]:
+    """Threads that interrupt one another as often as they can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+async def test_threads_take_each_message_once(eager_threads: None) -> None:
     """Workers on several threads share a queue without losing or doubling a message."""
     broker = MemoryBroker()
     sender = await open_source(broker, room=20_000)
@@ -234,19 +244,20 @@ async def test_a_renewed_lease_lets_older_ones_end(broker: MemoryBroker, clock: 
 
 
 async def test_a_receive_that_waits_sees_a_lease_end() -> None:
-    """A lease that began after a receive had begun to wait ends the wait of it."""
+    """A lease that runs out ends the wait of another source, also when it began after that wait."""
     broker = MemoryBroker()
     worker, dying = await open_source(broker), await open_source(broker, lease=0.2)
-    await worker.send(outgoing("a"))
-    [first] = await dying.receive(1, 0)  # from now on the queue knows of leases of 0.2 s
-    await dying.settle([first.ack()])
-    await dying.send(outgoing("b"))
-    await dying.receive(1, 0)
+    receiving = asyncio.create_task(worker.receive(1, 60))
+    await asyncio.sleep(0.01)
+    await dying.send(outgoing("a"))
+    claimed = await dying.receive(1, 0)  # before the one that waits has its turn
+    assert ["a"] == bodies(claimed)
 
     async with asyncio.timeout(10):
-        received = await worker.receive(1, 60)
+        received = await receiving
 
-    assert ["b"] == bodies(received)
+    assert ["a"] == bodies(received)
+    assert 1 == received[0].crashes
 
 
 async def test_a_lapsed_lease_that_nobody_noticed_still_holds(broker: MemoryBroker, clock: ManualClock) -> None:
@@ -279,6 +290,36 @@ def test_a_clock_does_not_run_backwards(clock: ManualClock) -> None:
     """A negative step is an error."""
     with pytest.raises(ValueError, match=r"advance\(-1\)"):
         clock.advance(-1)
+
+
+async def test_the_age_of_a_delayed_message_begins_when_it_is_due(broker: MemoryBroker, clock: ManualClock) -> None:
+    """A message that was delayed has waited since its time, not since it was sent or first looked at."""
+    source = await open_source(broker)
+    await source.send(outgoing("a", delay=5))
+
+    clock.advance(8)
+
+    assert 3 == (await source.stats()).oldest_age
+
+
+async def test_a_receive_gives_other_tasks_their_turn(broker: MemoryBroker) -> None:
+    """A worker that always finds messages doesn't keep its event loop to itself."""
+    source = await open_source(broker)
+    await source.send(outgoing(*map(str, range(100))))
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count_turns())
+    for _ in range(100):
+        await source.receive(1, 1)
+    counting.cancel()
+
+    assert turns >= 99
 
 
 async def test_one_id_for_two_messages_makes_two_dead_letters(broker: MemoryBroker) -> None:
