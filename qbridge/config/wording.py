@@ -237,6 +237,8 @@ def _with_unit(bound: Any, unit: str | None) -> str:
     for name, factor in _UNITS.get(unit, ()):
         if bound >= factor and bound % factor == 0:
             return f"{bound / factor:g}{name}"
+    if unit is not None:
+        return f"{bound:g}{_UNITS[unit][-1][0]}"
     return f"{bound:g}" if isinstance(bound, float) else str(bound)
 
 

@@ -52,6 +52,7 @@ class StoreOptions(BackendOptions):
         path: Where copies are written,
             if anywhere.
         lease: Seconds after which another worker takes a delivery.
+        pause: Seconds between two tries.
         chunk: Bytes written at once.
         retries: Further tries of a command.
         ratio: Share of the store that may be used.
@@ -69,6 +70,7 @@ class StoreOptions(BackendOptions):
     key: str = "tasks"
     path: Path | None = None
     lease: Annotated[Duration, Field(ge=1, le=3600)] = 30.0
+    pause: Annotated[Duration, Field(ge=0.1)] = 1.0
     chunk: Annotated[Size, Field(ge=1, le=2**30)] = 2**16
     retries: Annotated[int, Field(ge=0, multiple_of=2)] = 0
     ratio: Annotated[float, Field(gt=0, lt=1)] = 0.5

@@ -113,7 +113,7 @@ FILES = {
         qbridge.yaml:1: handlers must be a list, not 'shop.tasks' (write [shop.tasks])
         qbridge.yaml:4: queues.orders.backend is 'redis', which no installed package provides (known: store); install it: pip install "qbridge[redis]"
         qbridge.yaml:6: queues.pictures.url is missing (where the store is, like store://host)
-        qbridge.yaml:8: queues.pictures.ur is not a known key (known: backend, codec, loops, max_message_size, read_ahead, url, password, token, key, path, lease, chunk, retries, ratio, durability, streams, region, tags, tls, first, last); did you mean 'url'?
+        qbridge.yaml:8: queues.pictures.ur is not a known key (known: backend, codec, loops, max_message_size, read_ahead, url, password, token, key, path, lease, pause, chunk, retries, ratio, durability, streams, region, tags, tls, first, last); did you mean 'url'?
         qbridge.yaml:9: queues.pictures.lease is 'soon', not a duration: write a number of seconds, or a number with ms, s, m, h or d, like 25s
         qbridge.yaml:10: queues.pictures.codec.task is missing (name of the task that every message of the queue is for)
         qbridge.yaml:11: queues.pictures.loops is 'fast', which is not among the loop groups (known: default)

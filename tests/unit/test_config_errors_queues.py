@@ -125,11 +125,11 @@ KEYS = {
 OPTIONS = {
     "an unknown option": (
         "ur: store://host",
-        "qbridge.yaml:6: queues.orders.ur is not a known key (known: backend, codec, loops, max_message_size, read_ahead, url, password, token, key, path, lease, chunk, retries, ratio, durability, streams, region, tags, tls, first, last); did you mean 'url'?",
+        "qbridge.yaml:6: queues.orders.ur is not a known key (known: backend, codec, loops, max_message_size, read_ahead, url, password, token, key, path, lease, pause, chunk, retries, ratio, durability, streams, region, tags, tls, first, last); did you mean 'url'?",
     ),
     "an option of the core's words": (
         "options: {key: x}",
-        "qbridge.yaml:6: queues.orders.options is not a known key (known: backend, codec, loops, max_message_size, read_ahead, url, password, token, key, path, lease, chunk, retries, ratio, durability, streams, region, tags, tls, first, last)",
+        "qbridge.yaml:6: queues.orders.options is not a known key (known: backend, codec, loops, max_message_size, read_ahead, url, password, token, key, path, lease, pause, chunk, retries, ratio, durability, streams, region, tags, tls, first, last)",
     ),
     "a text that is a number": (
         "key: 0123",
@@ -146,6 +146,10 @@ OPTIONS = {
     "a duration out of bounds": (
         "lease: 2h",
         "qbridge.yaml:6: queues.orders.lease must be at most 1h, not '2h'",
+    ),
+    "a duration under a bound of less than a second": (
+        "pause: 10ms",
+        "qbridge.yaml:6: queues.orders.pause must be at least 0.1s, not '10ms'",
     ),
     "a size out of bounds": (
         "chunk: 2GiB",
