@@ -93,8 +93,8 @@ def build_config(values: Mapping[str, Any], *, backends: Mapping[str, Backend[An
 
 def _validated(document: Document, backends: Mapping[str, Backend[Any]] | None) -> Config:
     known = installed_backends() if backends is None else backends
-    options = _options_models(document, known)
     while True:
+        options = _options_models(document, known)
         try:
             config = Config.model_validate(document.content, strict=True, context={"backends": backends})
         except ValidationError as exc:
