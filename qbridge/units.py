@@ -11,6 +11,8 @@ __all__ = ["Duration", "Size", "format_duration", "parse_duration", "parse_size"
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+#: Nothing waits longer: 100 years of seconds.
+_LONGEST = 100 * 365.25 * 86400.0
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 _SIZE = re.compile(r"(\d+)\s*([KMG]i?B|B)")
 
@@ -19,17 +21,17 @@ def parse_duration(given: object) -> float:
     """Return seconds for a number of seconds or a text like `500ms`, `25s`, `1.5m`, `2h`, `7d`.
 
     Raises:
-        ValueError: If it is neither, or is negative or not finite.
+        ValueError: If it is neither, or is negative or over 100 years.
     """
     if isinstance(given, str):
         match = _DURATION.fullmatch(given.strip())
         if match is None:
             raise ValueError("not a duration: write a number of seconds, or a number with ms, s, m, h or d, like 25s")
-        return float(match[1]) * _SECONDS[match[2]]
+        given = float(match[1]) * _SECONDS[match[2]]
     if isinstance(given, bool) or not isinstance(given, (int, float)):
         raise ValueError("not a duration: write a number of seconds, or a number with ms, s, m, h or d, like 25s")  # noqa: TRY004  # pydantic reports ValueError
-    if not 0 <= given < float("inf"):
-        raise ValueError("a duration is 0 or more seconds, and finite")
+    if not 0 <= given <= _LONGEST:
+        raise ValueError("a duration is 0 or more seconds, and at most 100 years")
     return float(given)
 
 
@@ -52,9 +54,9 @@ def parse_size(given: object) -> int:
 
 
 def format_duration(seconds: float) -> str:
-    """Return a short text for people: `0.4s`, `12s`, `5m`, `2.5h`."""
-    if seconds < 1:
-        return f"{seconds:.1f}s" if seconds else "0s"
+    """Return a short text for people: `400ms`, `12s`, `5m`, `2.5h`."""
+    if 0 < seconds < 0.9995:
+        return f"{seconds * 1000:.3g}ms"
     for unit in ("d", "h", "m"):
         if seconds >= _SECONDS[unit]:
             return f"{seconds / _SECONDS[unit]:.3g}{unit}"

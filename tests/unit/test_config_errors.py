@@ -165,7 +165,7 @@ SECTIONS = {
     ),
     "a duration below zero": (
         "shutdown: {grace: -1}",
-        "qbridge.yaml:4: shutdown.grace is -1: a duration is 0 or more seconds, and finite",
+        "qbridge.yaml:4: shutdown.grace is -1: a duration is 0 or more seconds, and at most 100 years",
     ),
     "a duration too long": (
         "shutdown: {grace: 2d}",

@@ -51,10 +51,10 @@ def test_a_value_of_another_type_is_no_duration(written: object) -> None:
         parse_duration(written)
 
 
-@pytest.mark.parametrize("written", [-1, -0.001, float("inf"), float("-inf"), float("nan")])
-def test_a_number_that_no_clock_counts_is_no_duration(written: float) -> None:
-    """Seconds are 0 or more, and finite."""
-    with pytest.raises(ValueError, match="a duration is 0 or more seconds, and finite"):
+@pytest.mark.parametrize("written", [-1, -0.001, float("inf"), float("nan"), 10**400, "9" * 400 + "s", "40000d"])
+def test_a_number_that_no_clock_counts_is_no_duration(written: object) -> None:
+    """Seconds are 0 or more, and at most 100 years."""
+    with pytest.raises(ValueError, match="a duration is 0 or more seconds, and at most 100 years"):
         parse_duration(written)
 
 
@@ -98,7 +98,7 @@ def test_a_size_below_zero_is_refused() -> None:
     "seconds, text",
     [
         (0, "0s"),
-        (0.4, "0.4s"),
+        (0.4, "400ms"),
         (1, "1s"),
         (12.25, "12.2s"),
         (60, "1m"),
