@@ -22,6 +22,9 @@ __all__ = ["ENVELOPE_VERSION", "Codec", "JsonCodec", "RawCodec", "RawPayload"]
 #: The version of the envelope that `JsonCodec` writes, under the key `v`.
 ENVELOPE_VERSION = 1
 
+#: Digits of an integer, and levels of arrays and objects, that can be read; more can be written.
+_LONGEST_NUMBER, _DEEPEST = 4300, 200
+
 
 class RawPayload(bytes):
     """The whole body of a foreign message, on its way to the first parameter of a handler.
@@ -101,8 +104,7 @@ class JsonCodec(Codec):
             body = pydantic_core.to_json(envelope, inf_nan_mode="constants")
         except (ValueError, TypeError, RecursionError) as exc:
             raise UndecodableMessageError(f"arguments of task {message.task!r} are not JSON: {exc}") from exc
-        if b"NaN" in body or b"Infinity" in body:
-            _refuse_inf_nan(body, message.task)
+        _check_readable(body, message.task)
         return body
 
 
@@ -120,7 +122,7 @@ class RawCodec(Codec):
     """
 
     def __init__(self, task: str) -> None:
-        if re.match(NAME_PATTERN, task) is None:
+        if re.fullmatch(NAME_PATTERN, task) is None:
             raise ValueError(f"{task!r} is not a task name ({NAME_PATTERN})")
         self.task = task
 
@@ -149,25 +151,32 @@ class RawCodec(Codec):
         payload = message.args[0]
         if isinstance(payload, bytes):
             return bytes(payload)
-        if isinstance(payload, str) and not _is_json(payload):
-            return payload.encode()
         try:
+            if isinstance(payload, str) and not _is_json(text := payload.encode()):
+                return text
             body = pydantic_core.to_json(payload, inf_nan_mode="constants")
         except (ValueError, TypeError, RecursionError) as exc:
             raise UndecodableMessageError(f"the argument of task {message.task!r} is not JSON: {exc}") from exc
-        if b"NaN" in body or b"Infinity" in body:
-            _refuse_inf_nan(body, message.task)
+        _check_readable(body, message.task)
         return body
 
 
-def _refuse_inf_nan(body: bytes, task: str) -> None:
+def _check_readable(body: bytes, task: str) -> None:
+    """Refuse what was written but can't be read: NaN and Infinity, nesting over 200 deep, integers over 4300 digits.
+
+    Reading takes half as long as writing, so it is tried only where there may be a reason.
+    """
+    has_constant = b"NaN" in body or b"Infinity" in body
+    if not has_constant and len(body) <= _LONGEST_NUMBER and body.count(b"[") + body.count(b"{") < _DEEPEST:
+        return
     try:
         pydantic_core.from_json(body, allow_inf_nan=False)
-    except ValueError:
-        raise UndecodableMessageError(f"arguments of task {task!r} hold NaN or Infinity, which JSON can't") from None
+    except ValueError as exc:
+        why = "hold NaN or Infinity, which JSON can't" if has_constant else f"can't be read back from JSON: {exc}"
+        raise UndecodableMessageError(f"arguments of task {task!r} {why}") from None
 
 
-def _is_json(text: str) -> bool:
+def _is_json(text: bytes) -> bool:
     try:
         pydantic_core.from_json(text, allow_inf_nan=False)
     except ValueError:

@@ -38,4 +38,4 @@ class TaskMessage(BaseModel):
     args: list[Any] = Field(default_factory=list)
     kwargs: dict[str, Any] = Field(default_factory=dict)
     headers: dict[str, str] = Field(default_factory=dict)
-    enqueued_at: float | None = Field(default_factory=time.time)
+    enqueued_at: Annotated[float, Field(allow_inf_nan=False)] | None = Field(default_factory=time.time)
