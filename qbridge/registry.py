@@ -70,6 +70,7 @@ class Handler:
         timeout: Seconds that one attempt may take; None sets no limit.
         retry: Its own policy; None takes the worker's.
         wants_context: Whether a parameter is a `TaskContext`.
+        signature: What a message must fill: the function's signature without the `TaskContext`, annotations resolved.
     """
 
     __slots__ = (
@@ -82,6 +83,7 @@ class Handler:
         "is_coroutine",
         "name",
         "retry",
+        "signature",
         "timeout",
         "wants_context",
     )
@@ -108,6 +110,7 @@ class Handler:
         self.wants_context = bool(contexts)
         self._context_index = _positional_index(signature, self._context_name)
         sent = [parameter for key, parameter in signature.parameters.items() if key != self._context_name]
+        self.signature = signature.replace(parameters=sent)
         self._positional = tuple(parameter.name for parameter in sent if parameter.kind in _POSITIONAL)
         self._raw_as = _raw_conversion(sent)
         self._validate = _argument_validator(name, sent)
