@@ -1,1 +1,31 @@
-"""The command line."""
+"""The command line: the only part of qbridge that ends the process.
+
+Each command stands in a file of its own. Typer is loaded when a command is parsed, and rich when something is drawn on
+a terminal, so that a command that needs neither waits for neither.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+
+from qbridge import __version__
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command that `sys.argv` names, and end the process with its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # anybody's text must be printable, whatever the locale
+            stream.reconfigure(errors="backslashreplace")
+    if sys.argv[1:] in (["--version"], ["-V"]):
+        sys.stdout.write(f"qbridge {__version__}\n")
+        return
+    try:
+        from qbridge.cli.app import app
+        from qbridge.logs import configure_logging
+    except KeyboardInterrupt:
+        sys.exit(130)
+    configure_logging("warning", "console")
+    app(prog_name="qbridge")

@@ -1,0 +1,79 @@
+"""The application: all commands, and the one place where they end."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from qbridge import __version__
+from qbridge.cli import backends, check, dead, init, queues, run, schema, send
+from qbridge.cli.ends import end_of
+from qbridge.cli.flags import DebugFlag, examples, wants_debug
+from qbridge.service import ExitCode
+
+__all__ = ["Application", "app"]
+
+
+class Application(TyperGroup):
+    """The command `qbridge`. Errors are told as plain lines, and each has its exit code."""
+
+    def main(self, *args: Any, **settings: Any) -> NoReturn:
+        """Parse and run a command line, and end the process."""
+        settings["standalone_mode"] = False
+        sys.exit(end_of(partial(super().main, *args, **settings)))
+
+    def invoke(self, ctx: Any) -> int:
+        """Run the command that was parsed; return its exit code."""
+        return end_of(partial(super().invoke, ctx), wants_traceback=lambda: wants_debug(ctx))
+
+
+app = typer.Typer(
+    cls=Application,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+
+@app.callback(
+    invoke_without_command=True,
+    epilog=examples(
+        "qbridge init                                  write a starter service",
+        "qbridge check                                 is the configuration right?",
+        """qbridge send hello '{"name": "world"}'        send a task""",
+        "qbridge run                                   run tasks until Ctrl-C",
+        "qbridge queues                                what waits, and for how long?",
+        "qbridge dead list default                     what failed for good?",
+    ),
+)
+def _root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", "-V", is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: DebugFlag = False,
+) -> None:
+    """Take tasks from any queue and run them as coroutines on event-loop threads."""
+    if version:
+        sys.stdout.write(f"qbridge {__version__}\n")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        sys.stderr.write(f"{context.get_help()}\n")
+        raise typer.Exit(ExitCode.USAGE)
+
+
+for command, lines in (
+    (run.run, run.EXAMPLES),
+    (check.check, check.EXAMPLES),
+    (send.send, send.EXAMPLES),
+    (queues.queues, queues.EXAMPLES),
+    (backends.backends, backends.EXAMPLES),
+    (schema.schema, schema.EXAMPLES),
+    (init.init, init.EXAMPLES),
+):
+    app.command(epilog=examples(*lines))(command)
+app.add_typer(dead.app, name="dead")

@@ -1,0 +1,66 @@
+"""From the flags of a command to its configuration, its handlers and its queue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from qbridge.config import Config, QueueConfig, load_config
+from qbridge.errors import ConfigError, UnknownQueueError
+from qbridge.loading import load_handlers
+from qbridge.registry import HandlerRegistry
+
+__all__ = ["queue_given", "read_config", "read_handlers", "unshared_queue"]
+
+
+def read_config(file: Path, overrides: Mapping[str, object]) -> Config:
+    """Return the configuration in a YAML file, with the overrides laid over it.
+
+    Raises:
+        ConfigError: It can't be read, or something in it is wrong.
+    """
+    try:
+        return load_config(file, overrides=overrides)
+    except ConfigError:
+        if file.exists():
+            raise
+        raise ConfigError(
+            f"{file}: there is no such file; name another with --config, or write one with 'qbridge init'"
+        ) from None
+
+
+def read_handlers(config: Config, file: Path) -> HandlerRegistry:
+    """Import the handlers that a YAML file names; modules beside the file are found first.
+
+    Raises:
+        ConfigError: One can't be imported; a line for each problem, which begins with the file's name.
+    """
+    try:
+        return load_handlers(config.handlers, folder=file.parent)
+    except ConfigError as exc:
+        raise ConfigError(*(f"{file}: {problem}" for problem in exc.problems)) from exc
+
+
+def queue_given(config: Config, queue: str | None) -> tuple[str, QueueConfig]:
+    """Return the name and the settings of the queue that a command is for.
+
+    Args:
+        config: The settings.
+        queue: The name that was given; None takes the only queue there is, or the one called `default`.
+
+    Raises:
+        UnknownQueueError: No queue has that name, or none was given and it can't be guessed.
+    """
+    known = config.queues
+    if queue is None:
+        queue = next(iter(known)) if len(known) == 1 else "default"
+    if queue not in known:
+        raise UnknownQueueError(queue, known)
+    return queue, known[queue]
+
+
+def unshared_queue(name: str, settings: QueueConfig) -> str:
+    """Return why no other process than the worker can reach a queue; "" if one can."""
+    if settings.provider.capabilities.shared:
+        return ""
+    return f"queue {name!r} lives in the worker's process (backend {settings.backend}), no other command can reach it"
