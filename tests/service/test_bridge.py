@@ -117,7 +117,7 @@ async def test_a_handler_sends_a_further_task() -> None:
 
 
 async def test_stop_drains_from_any_thread() -> None:
-    """stop() lets what runs finish and puts back what has not started."""
+    """stop() lets what runs finish and puts back what was read ahead and has not started."""
     registry = HandlerRegistry()
     started = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -127,7 +127,8 @@ async def test_stop_drains_from_any_thread() -> None:
         loop.call_soon_threadsafe(started.set)
         await asyncio.sleep(0.2)
 
-    async with QBridge(registry, loops={"default": {"concurrency": 2}}, queues={"default": MEMORY | {}}) as bridge:
+    queue = MEMORY | {"read_ahead": 2}
+    async with QBridge(registry, loops={"default": {"concurrency": 2}}, queues={"default": queue}) as bridge:
         await bridge.send_many(TaskMessage(task="work") for _ in range(5))
         running = asyncio.create_task(bridge.run())
         await started.wait()
@@ -135,8 +136,27 @@ async def test_stop_drains_from_any_thread() -> None:
         await asyncio.to_thread(bridge.stop)
         report = await running
 
-        assert (2, 0, 0) == (report.finished, report.released, report.abandoned)
+        assert (2, 2, 0) == (report.finished, report.released, report.abandoned)
         assert (3, 0, 0, 0) == await left_in(bridge)
+
+
+async def test_a_handler_that_blocks_its_loop_keeps_its_lease() -> None:
+    """A handler that blocks for several leases is run once: leases are renewed by the main thread."""
+    registry = HandlerRegistry()
+    runs: list[int] = []
+
+    @registry.task
+    async def block(context: TaskContext) -> None:
+        runs.append(context.attempt)
+        time.sleep(1.2)  # noqa: ASYNC251  # it blocks the loop of handlers, for four leases
+
+    queue = MEMORY | {"lease": "300ms"}
+    async with QBridge(registry, loops={"default": {"threads": 2}}, queues={"default": queue}) as bridge:
+        await bridge.send("block")
+        await bridge.run(burst=True)
+
+        assert [1] == runs
+        assert (0, 0, 0, 0) == await left_in(bridge)
 
 
 async def test_stop_now_cancels_and_releases() -> None:

@@ -15,7 +15,7 @@ POLICIES = st.builds(
     lambda backoff, base, factor, jitter: RetryPolicy(backoff=backoff, base=base, cap=base * factor, jitter=jitter),
     st.sampled_from(["exponential", "linear", "constant"]),
     st.floats(min_value=0, max_value=1e6),
-    st.floats(min_value=1, max_value=1e6),
+    st.floats(min_value=1, max_value=1e3),
     st.booleans(),
 )
 
