@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import sys
+import types
 import typing
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +23,11 @@ from qbridge.retry import RetryPolicy
 
 __all__ = ["Handler", "HandlerRegistry", "TaskContext"]
 
+_UNIONS = (typing.Union, types.UnionType)
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+#: The global and the local names where a handler is registered.
+_Scope = tuple[Mapping[str, Any], Mapping[str, Any]]
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
@@ -95,15 +101,15 @@ class Handler:
         *,
         timeout: float | None,
         retry: RetryPolicy | None,
-        namespace: Mapping[str, Any],
+        scope: _Scope,
     ) -> None:
         self.name = name
         self.function = function
         self.is_coroutine = _is_coroutine_function(function)
         self.timeout = timeout
         self.retry = retry
-        signature = _resolved_signature(name, function, namespace)
-        contexts = [key for key, parameter in signature.parameters.items() if parameter.annotation is TaskContext]
+        signature = _resolved_signature(name, function, scope)
+        contexts = [key for key, parameter in signature.parameters.items() if _is_context(name, parameter)]
         if len(contexts) > 1:
             raise RegistryError(f"handler {name!r} has {len(contexts)} TaskContext parameters, it may have one")
         self._context_name = contexts[0] if contexts else ""
@@ -135,6 +141,10 @@ class Handler:
         except TypeError as exc:
             raise InvalidArgumentsError(self.name, [str(exc)]) from None
         if context is not None and self._context_name:
+            if self._context_name in named:  # it stands among the names of a **kwargs
+                raise InvalidArgumentsError(
+                    self.name, [f"{self._context_name}: is filled in by the worker and can't be sent"]
+                )
             if 0 <= self._context_index <= len(positional):
                 positional = (*positional[: self._context_index], context, *positional[self._context_index :])
             else:
@@ -200,10 +210,11 @@ class HandlerRegistry:
             RegistryError: The name is taken or no task name, or the signature can't be called with a message.
         """
         # Annotations written as text may name what is local to the caller; the frame is read now, not kept.
-        namespace = dict(sys._getframe(1).f_locals)
+        caller = sys._getframe(1)
+        scope = (caller.f_globals, dict(caller.f_locals))
 
         def register(function: FunctionT) -> FunctionT:
-            self._add(function, name=name, timeout=timeout, retry=retry, namespace=namespace)
+            self._add(function, name=name, timeout=timeout, retry=retry, scope=scope)
             return function
 
         return register if function is None else register(function)
@@ -250,20 +261,22 @@ class HandlerRegistry:
         name: str | None,
         timeout: float | None,
         retry: RetryPolicy | None,
-        namespace: Mapping[str, Any],
+        scope: _Scope,
     ) -> None:
         if not callable(function):
             raise RegistryError(f"a handler must be a function, not {function!r}")
         name = name if name is not None else getattr(function, "__name__", "")
-        if re.match(NAME_PATTERN, name) is None:
+        if re.fullmatch(NAME_PATTERN, name) is None:
             raise RegistryError(f"{name!r} is not a task name: use 1 to 128 of A-Z, a-z, 0-9, '_', '.', ':' and '-'")
         if name in self._handlers:
             raise RegistryError(_taken(name, self._handlers[name], function))
-        if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+        if any(
+            inspect.isasyncgenfunction(called) or inspect.isgeneratorfunction(called) for called in _called(function)
+        ):
             raise RegistryError(f"handler {name!r} is a generator; a handler is a coroutine function or a function")
-        if timeout is not None and not 0 < timeout < float("inf"):
+        if timeout is not None and not (isinstance(timeout, (int, float)) and 0 < timeout < float("inf")):
             raise RegistryError(f"timeout of handler {name!r} must be over 0 seconds, not {timeout!r}")
-        self._handlers[name] = Handler(name, function, timeout=timeout, retry=retry, namespace=namespace)
+        self._handlers[name] = Handler(name, function, timeout=timeout, retry=retry, scope=scope)
 
 
 def _taken(name: str, handler: Handler, function: Callable[..., Any]) -> str:
@@ -274,17 +287,40 @@ def _taken(name: str, handler: Handler, function: Callable[..., Any]) -> str:
     )
 
 
+def _called(function: Callable[..., Any]) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return what a partial wraps, and its type's __call__, which is what runs where it is a callable object."""
+    inner = function.func if isinstance(function, functools.partial) else function
+    return inner, type(inner).__call__
+
+
 def _is_coroutine_function(function: Callable[..., Any]) -> bool:
-    # __call__ on the type: a callable object whose __call__ is a coroutine function counts too.
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+    return any(map(inspect.iscoroutinefunction, _called(function)))
 
 
-def _resolved_signature(name: str, function: Callable[..., Any], namespace: Mapping[str, Any]) -> inspect.Signature:
+def _is_context(name: str, parameter: inspect.Parameter) -> bool:
+    """Return whether a parameter is a `TaskContext`, be it optional or annotated with more."""
+    annotation = parameter.annotation
+    while typing.get_origin(annotation) is Annotated:
+        annotation = typing.get_args(annotation)[0]
+    choices = typing.get_args(annotation) if typing.get_origin(annotation) in _UNIONS else (annotation,)
+    if TaskContext not in choices:
+        return False
+    if parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
+        raise RegistryError(
+            f"parameter {str(parameter).partition(':')[0]} of handler {name!r} can't be a TaskContext: "
+            "there is one, give it a name of its own"
+        )
+    return True
+
+
+def _resolved_signature(name: str, function: Callable[..., Any], scope: _Scope) -> inspect.Signature:
     try:
         signature = inspect.signature(function)
-        # A callable object's annotations stand on its __call__.
-        target = function if inspect.isroutine(function) else getattr(function, "func", type(function).__call__)
-        hints = typing.get_type_hints(target, localns=dict(namespace), include_extras=True)
+        inner, call = _called(function)
+        target = inner if inspect.isroutine(inner) else call
+        # A handler from another module has its own types, which may have the names of others here.
+        is_from_here = getattr(inspect.unwrap(target), "__globals__", None) is scope[0]
+        hints = typing.get_type_hints(target, localns=dict(scope[1]) if is_from_here else None, include_extras=True)
     except (TypeError, ValueError, NameError, AttributeError) as exc:
         raise RegistryError(
             f"the signature of handler {name!r} can't be read: {exc} (types that annotations name must be "
