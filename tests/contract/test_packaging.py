@@ -176,6 +176,15 @@ def test_the_tree_names_no_registry() -> None:
     assert ([], []) == (locks, named)
 
 
+def test_the_version_is_the_newest_in_the_changelog() -> None:
+    """The top version of docs/changelog.md is the one that the package says it has."""
+    changelog = (ROOT / "docs" / "changelog.md").read_text("utf-8")
+
+    versions = re.findall(r"^## \[?v?(\d[\w.]*)", changelog, flags=re.MULTILINE)
+
+    assert qbridge.__version__ == versions[0]
+
+
 def requirements() -> list[Requirement]:
     """All that pyproject.toml asks for, in any of its places, and what pip needs for that."""
     lines = [
