@@ -20,7 +20,7 @@ from qbridge_sqlite.connection import Connection
 from qbridge_sqlite.failures import is_busy, translate
 from qbridge_sqlite.options import SqliteOptions
 from qbridge_sqlite.requests import Call, Claim, Claimed, KeepAlive, Request, Send, Settle
-from qbridge_sqlite.sending import send
+from qbridge_sqlite.sending import Room, send
 from qbridge_sqlite.settling import settle
 from qbridge_sqlite.statements import MessageTable
 from qbridge_sqlite.wakeup import WakeUps
@@ -54,6 +54,7 @@ class Database:
         self.queue = self._connection.queue
         self.messages = MessageTable(self.sqlite, self.queue, lease=options.lease)
         self.wake_ups = WakeUps(path, self.queue)
+        self._room = Room(path, max_size=options.max_size, reserve=options.reserve)
 
     def perform(self, requests: Sequence[Request]) -> list[Answer]:
         """Do all of `requests`; return an answer for each. Raises nothing of SQLite's or of the contract's."""
@@ -105,7 +106,7 @@ class Database:
         answers: list[Answer] = [(request, None) for request in sends]
         if sends:
             messages = chain.from_iterable(request.messages for request in sends)
-            send(self.sqlite, self.queue, messages, max_size=self._options.max_size)
+            send(self.sqlite, self.queue, messages, self._room)
         answers += [(request, self._perform_one(request)) for request in requests if not isinstance(request, Send)]
         self._connection.commit()
         return answers

@@ -36,6 +36,8 @@ class SqliteOptions(BackendOptions):
         busy_timeout: Seconds to wait for another process that is writing, before `SourceUnavailable`.
         max_size: Bytes that the file's messages may take, those of all its queues and its dead letters included; a
             send beyond it is refused. None leaves it to the disk.
+        reserve: Bytes that a send must leave free on the disk; a send beyond it is refused. On a disk that is really
+            full, workers could not empty the queue: to take a message out, SQLite first writes more.
     """
 
     path: Annotated[Path, BeforeValidator(_check_names_a_file), AfterValidator(Path.expanduser)]
@@ -43,3 +45,4 @@ class SqliteOptions(BackendOptions):
     synchronous: Literal["full", "normal"] = "full"
     busy_timeout: Annotated[Duration, Field(ge=0.01, le=3600)] = 5.0
     max_size: Annotated[Size, Field(ge=65536)] | None = None
+    reserve: Size = 16 * 2**20

@@ -1,17 +1,20 @@
-"""Sending: messages on their way into the table."""
+"""Sending: messages on their way into the table, and whether there is room for them."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 from qbridge import Outgoing, SourceFull
 from qbridge_sqlite.schema import DELAYED, READY
 from qbridge_sqlite.values import as_json, as_storable
 
-__all__ = ["send"]
+__all__ = ["Room", "send"]
 
 #: Bytes of bodies that are joined for one statement.
 _JOINED_BYTES = 16 * 2**20
@@ -26,31 +29,67 @@ _INSERT = """
 _INSERT_READY = _INSERT.format(state=READY, due="?2")
 _INSERT_DELAYED = _INSERT.format(state=DELAYED, due="?2 + json_extract(value, '$[4]')")
 
-_USED = (
-    "SELECT (page_count - freelist_count) * page_size FROM pragma_page_count, pragma_freelist_count, pragma_page_size"
-)
+_PAGES = """
+    SELECT (page_count - freelist_count) * page_size, freelist_count * page_size
+    FROM pragma_page_count, pragma_freelist_count, pragma_page_size
+"""
 
 
-def send(connection: sqlite3.Connection, queue: int, messages: Iterable[Outgoing], *, max_size: int | None) -> None:
-    """Add messages, in order. Runs within a write transaction.
+class Room:
+    """Tells whether there is room for more messages.
+
+    Only sends ask. What settles messages is never refused for lack of room, or a full queue could not be emptied.
 
     Args:
-        connection: To the file.
-        queue: `queues.id` of the queue.
-        messages: What to add.
-        max_size: As in `SqliteOptions`. Only sends are measured by it: what settles messages must never be refused,
-            or a full queue could not be emptied.
+        path: The database file.
+        max_size: As in `SqliteOptions`.
+        reserve: As in `SqliteOptions`.
+    """
+
+    def __init__(self, path: Path, *, max_size: int | None, reserve: int) -> None:
+        self._folder = os.fspath(path.parent)
+        self._max_size = max_size
+        self._reserve = reserve
+
+    def check(self, connection: sqlite3.Connection, size: int) -> None:
+        """See that there is room for `size` bytes.
+
+        Raises:
+            SourceFull: There isn't.
+        """
+        if self._max_size is not None:
+            used, _ = self._used_and_free(connection)
+            if used + size > self._max_size:
+                raise SourceFull(f"the messages in the file take {used} bytes, and its max_size is {self._max_size}")
+        if not self._reserve:
+            return
+        disk = shutil.disk_usage(self._folder)
+        # They are written twice, to the log and to the file. Some file systems don't tell how large they are.
+        if not disk.total or disk.free >= self._reserve + 2 * size:
+            return
+        # A file that was emptied keeps its size, and has room where its messages were.
+        _, free = self._used_and_free(connection)
+        if free < 2 * size:
+            raise SourceFull(
+                f"the disk of {self._folder!r} has {disk.free} bytes left, and reserve is {self._reserve}, which "
+                "workers need to empty the queue: make room on the disk"
+            )
+
+    @staticmethod
+    def _used_and_free(connection: sqlite3.Connection) -> tuple[int, int]:
+        [(used, free)] = connection.execute(_PAGES).fetchall()
+        return used, free
+
+
+def send(connection: sqlite3.Connection, queue: int, messages: Iterable[Outgoing], room: Room) -> None:
+    """Add messages, in order. Runs within a write transaction.
 
     Raises:
-        SourceFull: The messages in the file take `max_size` bytes.
+        SourceFull: There is no room for all of them.
     """
-    if max_size is not None:
-        [(used,)] = connection.execute(_USED).fetchall()
-        if used >= max_size:
-            raise SourceFull(f"the messages in the file take {used} bytes, and its max_size is {max_size}")
     now = time.time()
-    ready = _Insertion(connection, _INSERT_READY, queue, now)
-    delayed = _Insertion(connection, _INSERT_DELAYED, queue, now)
+    ready = _Insertion(connection, _INSERT_READY, (queue, now), room)
+    delayed = _Insertion(connection, _INSERT_DELAYED, (queue, now), room)
     for message in messages:
         if message.delay > 0:
             delayed.add(message, message.delay)
@@ -63,11 +102,11 @@ def send(connection: sqlite3.Connection, queue: int, messages: Iterable[Outgoing
 class _Insertion:
     """Collects messages for one statement: their bodies joined, and where each one begins."""
 
-    def __init__(self, connection: sqlite3.Connection, statement: str, queue: int, now: float) -> None:
+    def __init__(self, connection: sqlite3.Connection, statement: str, given: tuple[int, float], room: Room) -> None:
         self._connection = connection
         self._statement = statement
-        self._queue = queue
-        self._now = now
+        self._given = given
+        self._room = room
         self._rows: list[tuple[object, ...]] = []
         self._bodies: list[bytes] = []
         self._start = 1  # substr() counts from 1
@@ -92,5 +131,6 @@ class _Insertion:
     def flush(self) -> None:
         if self._rows:
             bodies = b"".join(self._bodies)
-            self._connection.execute(self._statement, (self._queue, self._now, as_json(self._rows), bodies))
+            self._room.check(self._connection, len(bodies))
+            self._connection.execute(self._statement, (*self._given, as_json(self._rows), bodies))
         self._rows, self._bodies, self._start = [], [], 1

@@ -12,7 +12,6 @@ import logging
 import os
 import secrets
 import socket
-import stat
 import tempfile
 import time
 from contextlib import suppress
@@ -25,11 +24,14 @@ log = logging.getLogger(__name__)
 #: Bytes of a socket's path: 104 on macOS and the BSDs, 108 on Linux, with the NUL at its end.
 _MAX_SOCKET_PATH = 103
 
-#: Bytes of a socket's name at most: queue, process and four random bytes.
+#: Bytes of a socket's name at most: queue, process, eight random digits.
 _MAX_NAME = 32
 
-#: Seconds that a socket file nobody listens on is left alone: it may be one that is just being bound.
-_STALE_AFTER = 1.0
+#: Begins the name of a socket that is just being bound, when sending to it fails like to that of a dead process.
+_UNFINISHED = "."
+
+#: Seconds after which an unfinished one is what a dead process left.
+_STALE_AFTER = 10.0
 
 _BIND_ATTEMPTS = 10
 
@@ -105,7 +107,7 @@ class WakeUps:
             raise
         self.listener, self._name = listener, name
         with suppress(OSError):
-            os.chmod(self._place(name), self._permissions())  # noqa: PTH101  # text paths throughout
+            os.chmod(self._place(name), self._permissions())  # noqa: PTH101
         self._ring("")  # clears away what dead processes of any queue left
 
     def _bind_in_folder(self, listener: socket.socket) -> str:
@@ -113,7 +115,8 @@ class WakeUps:
             self._make_folder()
             name = f"{self._prefix}{os.getpid()}-{secrets.token_hex(4)}"
             try:
-                listener.bind(self._place(name))
+                listener.bind(self._place(_UNFINISHED + name))
+                os.rename(self._place(_UNFINISHED + name), self._place(name))  # noqa: PTH104  # text paths throughout
             except FileNotFoundError:
                 # Between the two steps another process, the last one to listen until then, removed the empty folder.
                 if attempt == _BIND_ATTEMPTS:
@@ -142,37 +145,36 @@ class WakeUps:
             return  # nobody listens
         for name in names:
             if name.startswith(prefix) and name != self._name:
-                self._send_byte(self._place(name))
+                self._send_byte(name)
 
-    def _send_byte(self, place: str) -> None:
+    def _send_byte(self, name: str) -> None:
         if self._sender is None:
             self._sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             self._sender.setblocking(False)
         try:
-            self._sender.sendto(b"!", place)
+            self._sender.sendto(b"!", self._place(name))
         except ConnectionRefusedError:
-            self._clear_away(place)
+            self._clear_away(name)
         except OSError:
             # Full: it has not read earlier wake-ups and will look. Gone, or not ours to write: it looks by itself.
             pass
 
-    def _clear_away(self, place: str) -> None:
-        """Remove the socket file of a process that died."""
+    def _clear_away(self, name: str) -> None:
+        """Remove the socket file of a process that died, and the folder with the last one."""
+        place = self._place(name)
         with suppress(OSError):
-            found = os.lstat(place)
-            if stat.S_ISSOCK(found.st_mode) and time.time() - found.st_mtime > _STALE_AFTER:
-                os.unlink(place)  # noqa: PTH108
-                os.rmdir(self._folder)  # noqa: PTH106  # fails while others listen
+            if name.startswith(_UNFINISHED) and time.time() - os.lstat(place).st_mtime < _STALE_AFTER:
+                return
+            os.unlink(place)  # noqa: PTH108
+            os.rmdir(self._folder)  # noqa: PTH106  # fails while others listen
 
     def _stop_listening(self) -> None:
         if self.listener is None:
             return
         self.listener.close()
-        with suppress(OSError):
-            os.unlink(self._place(self._name))  # noqa: PTH108
-        with suppress(OSError):
-            os.rmdir(self._folder)  # noqa: PTH106  # fails while others listen
-        self.listener, self._name = None, ""
+        name, self.listener, self._name = self._name, None, ""
+        self._clear_away(name)
+        self._ring("")
 
     def _place(self, name: str) -> str:
         return f"{self._folder}/{name}"

@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,29 @@ def path() -> Iterator[Path]:
     """A file that doesn't exist yet, alone in its folder; short enough to have its sockets beside it."""
     with tempfile.TemporaryDirectory(prefix="q") as folder:
         yield Path(folder) / "q.db"
+
+
+class WallClock:
+    """The time of day, as a test sets it; seconds since the epoch."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.25
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, for leases, delays and ages."""
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> WallClock:
+    """Stands still until the test moves it."""
+    clock = WallClock()
+    monkeypatch.setattr(time, "time", clock)
+    return clock
 
 
 @pytest.fixture

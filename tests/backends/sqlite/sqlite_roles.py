@@ -100,24 +100,24 @@ async def lock(path: str) -> None:
     connection.close()
 
 
-async def fill(path: str) -> None:
+async def fill(path: str, reserve: str) -> None:
     """Send until the disk is full, empty the queue, and send once more; print what happened."""
-    source = make_source(path)
+    source = make_source(path, reserve=int(reserve))
     await source.open()
     sent = 0
     try:
         while True:
-            await source.send([Outgoing(body=b"x" * 1000, message_id=str(sent + number)) for number in range(10)])
-            sent += 10
+            await source.send([Outgoing(body=b"x" * 3000, message_id=str(sent + number)) for number in range(20)])
+            sent += 20
     except SourceFull as exc:
         tell(f"full: {exc}")
     received = 0
-    while deliveries := await source.receive(20, 0):
+    while deliveries := await source.receive(100, 0):
         await source.settle([delivery.ack() for delivery in deliveries])
         received += len(deliveries)
-    tell(f"sent {sent}, received {received}")
-    await source.send([Outgoing(body=b"x", message_id="again")])
-    tell(len(await source.receive(1, 0)))
+    tell(f"{sent} {received}")
+    await source.send([Outgoing(body=b"x" * 10, message_id="again") for _ in range(100)])
+    tell(len(await source.receive(100, 0)))
     await source.close()
 
 
