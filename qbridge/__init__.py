@@ -4,6 +4,7 @@ These are the public names; everything else may change between minor releases.
 """
 
 from qbridge.backend import Backend, BackendOptions
+from qbridge.blocking import BlockingSource
 from qbridge.bridge import QBridge
 from qbridge.config import Config, build_config, load_config
 from qbridge.dispatcher import DrainReport
@@ -57,6 +58,7 @@ __all__ = [
     "Backend",
     "BackendNotFoundError",
     "BackendOptions",
+    "BlockingSource",
     "BridgeStateError",
     "Capabilities",
     "Config",

@@ -1,0 +1,450 @@
+"""BlockingSource: one thread for all calls, and nobody waits for it longer than was promised."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Awaitable, Sequence
+from typing import TypeVar
+
+import pytest
+
+from qbridge import Delivery, Outgoing, SourceFull, SourceUnavailable
+from qbridge_memory import MemoryBroker, MemoryOptions
+from tests.support.blocking_memory import BlockingMemorySource, WakeableMemorySource
+
+T = TypeVar("T")
+
+#: Seconds that anything may take that must not wait for anything.
+SOON = 2.0
+
+
+class Gate:
+    """Holds the calls of one name until it is opened; given as a source's `before`."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._reached = threading.Event()
+        self._open = threading.Event()
+
+    def __call__(self, name: str) -> None:
+        if name == self._name:
+            self._reached.set()
+            assert self._open.wait(20), "the gate was never opened"
+
+    async def reached(self) -> None:
+        """Return when a call is held."""
+        assert await asyncio.to_thread(self._reached.wait, SOON)
+
+    def open(self) -> None:
+        """Let all calls through."""
+        self._open.set()
+
+
+@pytest.fixture
+def broker() -> MemoryBroker:
+    """Where the queue of a test is."""
+    return MemoryBroker()
+
+
+def looking(broker: MemoryBroker) -> BlockingMemorySource:
+    """Return a source that looks, and not again by itself during a test."""
+    source = BlockingMemorySource("q", MemoryOptions(lease=60), broker=broker)
+    source.poll_interval = 30.0
+    return source
+
+
+def waking(broker: MemoryBroker) -> WakeableMemorySource:
+    """Return a source that blocks, longer than a test takes."""
+    source = WakeableMemorySource("q", MemoryOptions(lease=60), broker=broker)
+    source.longest_wait = 30.0
+    return source
+
+
+async def soon(awaitable: Awaitable[T]) -> T:
+    """Await what must take no time."""
+    async with asyncio.timeout(SOON):
+        return await awaitable
+
+
+async def receiving(source: BlockingMemorySource) -> asyncio.Task[Sequence[Delivery]]:
+    """Return a receive that waits."""
+    task = asyncio.ensure_future(source.receive(10, 30))
+    await asyncio.wait([task], timeout=0.1)
+    assert not task.done()
+    return task
+
+
+def message(body: bytes = b"body") -> Outgoing:
+    """Return a message to send."""
+    return Outgoing(body=body, message_id="m")
+
+
+def threads() -> list[threading.Thread]:
+    """Return the threads of open sources."""
+    return [thread for thread in threading.enumerate() if thread.name.startswith("qbridge-")]
+
+
+async def test_every_call_is_made_in_one_thread_which_close_ends(broker: MemoryBroker) -> None:
+    """From `do_open` to `do_close` one thread calls, not the loop's; the next `open` has another one."""
+    source = looking(broker)
+    seen: list[tuple[str, threading.Thread]] = []
+    source.before = lambda name: seen.append((name, threading.current_thread()))
+
+    for _ in range(2):
+        await source.open()
+        await source.send([message(), message()])
+        [first, second] = await source.receive(2, 1)
+        await source.keep_alive([first])
+        await source.settle([first.ack(), second.dead_letter("rejected")])
+        await source.dead_letters()
+        await source.redrive()
+        await source.purge()
+        await source.stats()
+        [third] = await source.receive(1, 1)
+        await source.settle([third.ack()])
+        await source.close()
+
+    calls = [name for name, _ in seen]
+    half = len(seen) // 2
+    assert {"open", "send", "claim", "keep_alive", "settle", "dead_letters", "redrive", "purge", "stats"} == set(calls)
+    assert calls[:half] == calls[half:]
+    assert [1, 1] == [len({thread for _, thread in part}) for part in (seen[:half], seen[half:])]
+    assert 2 == len({thread for _, thread in seen})
+    assert threading.main_thread() not in {thread for _, thread in seen}
+    assert [] == threads()
+
+
+@pytest.mark.parametrize("make", [looking, waking])
+async def test_a_waiting_receive_holds_nothing_up(make: type[BlockingMemorySource], broker: MemoryBroker) -> None:
+    """While a `receive` waits, other calls of the source have their turn at once, and what it sends is received."""
+    source = make(broker)  # type: ignore[call-arg, arg-type]  # a function that makes one
+    await source.open()
+    await source.send([message(b"first")])
+    [first] = await source.receive(1, 1)
+    waiting = await receiving(source)
+
+    await soon(source.keep_alive([first]))
+    await soon(source.settle([first.ack()]))
+    await soon(source.stats())
+    assert not waiting.done()
+    await soon(source.send([message(b"second")]))
+    received = await soon(waiting)
+
+    assert [b"second"] == [delivery.body for delivery in received]
+    await source.close()
+
+
+async def test_a_client_that_can_t_be_woken_holds_others_up_for_longest_wait(broker: MemoryBroker) -> None:
+    """Without `do_wake` a call waits until the `do_receive` under way has waited out `longest_wait`, not `wait`."""
+    source = looking(broker)
+    source.longest_wait = 0.5
+    await source.open()
+    waiting = await receiving(source)
+    began = time.monotonic()
+
+    await soon(source.stats())
+    waited = time.monotonic() - began
+
+    assert 0.2 < waited < 0.5 + SOON / 2
+    source.wake()
+    assert [] == list(await soon(waiting))
+    await source.close()
+
+
+async def test_look_again_ends_a_pause(broker: MemoryBroker) -> None:
+    """After `look_again`, called in any thread, a waiting `receive` sees what another process has sent."""
+    source = looking(broker)
+    source.look_again()  # before open: nothing
+    await source.open()
+    waiting = await receiving(source)
+    broker.queue("q").send([message(b"from elsewhere")], max_messages=10)
+
+    threading.Thread(target=source.look_again).start()
+    received = await soon(waiting)
+
+    assert [b"from elsewhere"] == [delivery.body for delivery in received]
+    await source.close()
+
+
+async def test_a_do_receive_that_doesn_t_wait_makes_no_spin(broker: MemoryBroker) -> None:
+    """A `do_receive` that returns at once though it may wait is called once in each `poll_interval`."""
+    source = looking(broker)
+    source.longest_wait, source.poll_interval = 5.0, 0.1
+    calls: list[str] = []
+    source.before = calls.append
+    await source.open()
+    source.do_receive = lambda limit, wait: source.connected.claim(limit, 0)  # type: ignore[method-assign]  # the fault
+
+    await source.receive(1, 0.55)
+
+    assert 4 <= calls.count("claim") // 2 <= 8  # each claim is noted twice
+    await source.close()
+
+
+@pytest.mark.parametrize("make", [looking, waking])
+async def test_what_a_cancelled_receive_claims_is_released_at_once(
+    make: type[BlockingMemorySource], broker: MemoryBroker
+) -> None:
+    """A claim that ends after its caller was cancelled goes back to the queue, and doesn't count."""
+    source = make(broker)  # type: ignore[call-arg, arg-type]  # a function that makes one
+    gate = Gate("claim")
+    source.before = gate
+    await source.open()
+    broker.queue("q").send([message(), message()], max_messages=10)
+    cancelled = asyncio.ensure_future(source.receive(2, 30))
+    await gate.reached()
+
+    cancelled.cancel()
+    await asyncio.wait([cancelled])
+    gate.open()
+    received = await soon(source.receive(2, 30))
+
+    assert cancelled.cancelled()
+    assert [(1, 0), (1, 0)] == [(delivery.attempt, delivery.crashes) for delivery in received]
+    await source.close()
+
+
+async def test_what_a_cancelled_receive_already_had_is_released_at_once(broker: MemoryBroker) -> None:
+    """A claim whose answer is on the loop when its caller is cancelled goes back as well."""
+    source = looking(broker)
+    await source.open()
+    broker.queue("q").send([message()], max_messages=10)
+    loop = asyncio.get_running_loop()
+    cancelled = asyncio.ensure_future(source.receive(1, 30))
+    answered = threading.Event()
+    # Asked for after the claim, so answered after it, in the same turn of a loop that is held up here until both are.
+    marker = asyncio.ensure_future(source.stats())
+    await asyncio.sleep(0)
+    source.connected.before = lambda name: answered.set() if name == "stats" else None
+    loop.call_soon(lambda: answered.wait(1))
+    loop.call_soon(lambda: loop.call_soon(cancelled.cancel))
+
+    await asyncio.wait([cancelled, marker])
+    [received] = list(await soon(source.receive(1, 30))) if cancelled.cancelled() else cancelled.result()
+
+    assert (1, 0) == (received.attempt, received.crashes)
+    await source.close()
+
+
+async def test_close_releases_what_was_claimed_for_a_receive_that_it_ends(broker: MemoryBroker) -> None:
+    """A claim under way when the source is closed is released before the thread ends."""
+    source = looking(broker)
+    gate = Gate("claim")
+    source.before = gate
+    await source.open()
+    broker.queue("q").send([message()], max_messages=10)
+    waiting = asyncio.ensure_future(source.receive(1, 30))
+    await gate.reached()
+
+    closing = asyncio.ensure_future(source.close())
+    await asyncio.sleep(0)
+    gate.open()
+    await soon(closing)
+
+    assert [] == list(await soon(waiting))
+    stats = broker.queue("q").stats()
+    assert (1, 0) == (stats.ready, stats.in_flight)
+    assert [1] == [delivery.attempt for delivery in broker.queue("q").claim(1, 60)]
+    assert [] == threads()
+
+
+async def test_close_leaves_a_call_that_hangs_and_says_so(
+    broker: MemoryBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`close` is bounded: its callers learn of a call that hangs, and `open` refuses to start a second thread."""
+    source = looking(broker)
+    source.close_timeout = 0.2
+    gate = Gate("stats")
+    source.before = gate
+    await source.open()
+    hanging, behind = asyncio.ensure_future(source.stats()), asyncio.ensure_future(source.keep_alive([_delivery()]))
+    await gate.reached()
+
+    await soon(source.close())
+    with pytest.raises(SourceUnavailable, match=r"hangs \(do_stats runs since") as refused:
+        await source.open()
+
+    assert "time limit" in str(refused.value)
+    for call in (hanging, behind):
+        with pytest.raises(SourceUnavailable, match="was closed while do_stats runs since"):
+            await soon(call)
+    [record] = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert "a blocking call hangs, its thread is left behind" == record.message
+    await soon(source.close())
+
+    gate.open()
+    [left] = threads()
+    await asyncio.to_thread(left.join, SOON)
+    await source.open()
+    assert 0 == (await source.stats()).ready
+    await source.close()
+    assert [] == threads()
+
+
+async def test_a_thread_left_behind_releases_what_it_claims(broker: MemoryBroker) -> None:
+    """What a claim that hung over `close` has claimed after all is released, uncounted, and the thread ends."""
+    source = looking(broker)
+    source.close_timeout = 0.2
+    gate = Gate("claim")
+    source.before = gate
+    await source.open()
+    broker.queue("q").send([message()], max_messages=10)
+    waiting = asyncio.ensure_future(source.receive(1, 30))
+    await gate.reached()
+    await source.close()
+    with pytest.raises(SourceUnavailable):
+        await soon(waiting)
+
+    gate.open()
+    [left] = threads()
+    await asyncio.to_thread(left.join, SOON)
+
+    assert [1] == [delivery.attempt for delivery in broker.queue("q").claim(1, 60)]
+    assert source.client is None, "do_close was not called"
+
+
+async def test_a_call_over_its_time_limit_is_unavailable(broker: MemoryBroker) -> None:
+    """A caller waits `call_timeout` at most, for its own call or for one before it."""
+    source = looking(broker)
+    source.call_timeout = 0.2
+    gate = Gate("stats")
+    source.before = gate
+    await source.open()
+
+    for call in (source.stats, source.stats, lambda: source.send([message()])):
+        with pytest.raises(SourceUnavailable, match=r"did not end within 0.2 s \(do_stats runs since"):
+            await soon(call())
+
+    gate.open()
+    await source.close()
+    assert 0 == broker.queue("q").stats().ready, "a send that nobody waited for any more was begun"
+
+
+async def test_an_open_over_its_time_limit_leaves_nothing(broker: MemoryBroker) -> None:
+    """`open` is bounded by `call_timeout`; the thread ends when its connecting does."""
+    source = looking(broker)
+    source.call_timeout = source.close_timeout = 0.2
+    gate = Gate("open")
+    source.before = gate
+
+    with pytest.raises(SourceUnavailable, match="do_open did not end within"):
+        await soon(source.open())
+    with pytest.raises(SourceUnavailable, match="hangs"):
+        await soon(source.open())
+
+    gate.open()
+    for left in threads():
+        await asyncio.to_thread(left.join, SOON)
+    assert source.client is None
+    await source.open()
+    await source.close()
+
+
+@pytest.mark.parametrize("fault", [OSError("no route"), ValueError(), SystemExit(3), StopIteration()])
+async def test_an_unexpected_exception_is_unavailable(fault: BaseException, broker: MemoryBroker) -> None:
+    """What a client library raises reaches the core as SourceUnavailable, with its cause, and the thread goes on."""
+
+    def fail(name: str) -> None:
+        if name == "send":
+            raise fault
+
+    source = looking(broker)
+    source.before = fail
+    await source.open()
+
+    with pytest.raises(SourceUnavailable, match=f"queue 'q': do_send failed with {type(fault).__name__}") as caught:
+        await source.send([message()])
+
+    assert fault is caught.value.__cause__
+    assert 0 == (await source.stats()).ready
+    await source.close()
+
+
+async def test_an_error_of_the_contract_crosses_as_it_is(broker: MemoryBroker) -> None:
+    """A SourceError that the author raises is raised to the caller itself."""
+    full = SourceFull("no room")
+
+    def fail(name: str) -> None:
+        if name == "send":
+            raise full
+
+    source = looking(broker)
+    source.before = fail
+    await source.open()
+
+    with pytest.raises(SourceFull) as caught:
+        await source.send([message()])
+
+    assert full is caught.value
+    await source.close()
+
+
+async def test_a_failed_open_is_cleaned_up(broker: MemoryBroker, caplog: pytest.LogCaptureFixture) -> None:
+    """After a `do_open` that failed `do_close` is called in its thread, which ends; a failure of that is logged."""
+    source = looking(broker)
+    source.is_reachable = False
+    closed: list[str] = []
+
+    def close() -> None:
+        closed.append(threading.current_thread().name)
+        raise OSError("not connected")
+
+    source.do_close = close  # type: ignore[method-assign]  # seen by the test
+
+    with pytest.raises(SourceUnavailable, match="do_open failed with ConnectionRefusedError: nobody answers"):
+        await soon(source.open())
+
+    assert ["qbridge-q"] == closed
+    assert [] == threads()
+    assert ["a blocking source did not close cleanly"] == [record.message for record in caplog.records]
+
+
+async def test_a_do_wake_that_fails_is_logged(broker: MemoryBroker, caplog: pytest.LogCaptureFixture) -> None:
+    """A fault of `do_wake` hits nobody who needs the thread."""
+    source = waking(broker)
+    source.longest_wait = 0.3
+
+    def fail() -> None:
+        raise OSError("no socket")
+
+    source.do_wake = fail  # type: ignore[method-assign]  # the fault
+    await source.open()
+    waiting = await receiving(source)
+
+    await soon(source.stats())
+
+    assert "do_wake failed" in {record.message for record in caplog.records}
+    source.wake()
+    await soon(waiting)
+    await source.close()
+
+
+def test_a_claim_whose_loop_is_gone_is_released(broker: MemoryBroker) -> None:
+    """If the event loop was closed during a claim the thread releases it, disconnects and ends."""
+    source = looking(broker)
+    gate = Gate("claim")
+    source.before = gate
+    broker.queue("q").send([message()], max_messages=10)
+
+    async def leave_at_once() -> None:
+        await source.open()
+        claiming = asyncio.ensure_future(source.receive(1, 30))
+        await gate.reached()
+        claiming.cancel()
+        await asyncio.wait([claiming])
+
+    asyncio.run(leave_at_once())
+    [left] = threads()
+    gate.open()
+    left.join(SOON)
+
+    assert not left.is_alive()
+    assert [1] == [delivery.attempt for delivery in broker.queue("q").claim(1, 60)]
+    assert source.client is None
+
+
+def _delivery() -> Delivery:
+    return Delivery(body=b"", receipt=0, message_id="m")
