@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -14,13 +15,16 @@ from types import TracebackType
 
 __all__ = ["RedisServer", "redis_server_is_installed"]
 
+#: How the server is run. `make test-brokers` sets the variable to run another one, in a chroot.
+SERVER = shlex.split(os.environ.get("QBRIDGE_TEST_REDIS_SERVER", "redis-server"))
+
 #: Seconds that a server may take to start, or to stop when asked.
 _PATIENCE = 15.0
 
 
 def redis_server_is_installed() -> bool:
     """Return whether the programs that `RedisServer` runs are there."""
-    return shutil.which("redis-server") is not None and shutil.which("redis-cli") is not None
+    return shutil.which(SERVER[0]) is not None and shutil.which("redis-cli") is not None
 
 
 class RedisServer:
@@ -28,7 +32,8 @@ class RedisServer:
 
     As a context manager it is started on entry; on exit it is stopped and its files are removed. In between it may be
     stopped, killed and started again, always on the same port and with the same files. Every method blocks until what
-    it does is done, and may be called when it is done already.
+    it does is done, and may be called when it is done already. A server doesn't outlive the program that started it,
+    not even if that one is killed.
 
     Args:
         append_only: Keep an append-only file, so that what was accepted survives `kill()`.
@@ -42,7 +47,9 @@ class RedisServer:
         self._arguments = arguments
         self._password = password
         self._folder = Path(tempfile.mkdtemp(prefix="qbridge-redis-"))
+        self._starts = 0
         self._process: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> RedisServer:
         try:
@@ -68,8 +75,13 @@ class RedisServer:
 
     @property
     def folder(self) -> Path:
-        """Where its files are, `server.log` among them."""
+        """Where its files are."""
         return self._folder
+
+    @property
+    def log(self) -> Path:
+        """The log of its latest start."""
+        return self._folder / f"server-{self._starts}.log"
 
     @property
     def pid(self) -> int:
@@ -96,6 +108,7 @@ class RedisServer:
                 self.kill()
                 raise RuntimeError(f"redis-server did not start on port {self.port}:\n{self._log()}")
             # It ended by itself: most likely somebody else has taken the port since it was found free.
+            self._dismiss_guard()
             if not has_run:
                 self.port = _free_port()
             time.sleep(0.1)
@@ -156,34 +169,51 @@ class RedisServer:
 
     def remove(self) -> None:
         """End it and delete its files."""
-        if self.is_running:
-            self.thaw()
-            self.stop()
+        self.thaw()
+        self.stop()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _launch(self) -> None:
+        self._starts += 1
         self._process = subprocess.Popen(
             [
-                "redis-server",
+                *SERVER,
                 *("--bind", "127.0.0.1", "--port", str(self.port), "--unixsocket", "", "--dir", str(self._folder)),
                 *("--save", "", "--appendonly", "yes" if self._append_only else "no"),
-                *("--logfile", str(self._folder / "server.log"), "--daemonize", "no"),
+                *("--logfile", str(self.log), "--daemonize", "no"),
                 *self._arguments,
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
+        # Reads from a pipe that nobody writes to: it ends when this program does, in whichever way.
+        self._guard = subprocess.Popen(
+            ["sh", "-c", 'read -r _; kill -KILL "$1"; rm -rf "$2"', "sh", str(self._process.pid), str(self._folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def _dismiss_guard(self) -> None:
+        guard, self._guard = self._guard, None
+        if guard is not None:
+            guard.kill()
+            guard.wait(_PATIENCE)
+            assert guard.stdin is not None
+            guard.stdin.close()
 
     def _wait_until_ready(self, deadline: float) -> bool:
         while self.is_running and time.monotonic() < deadline:
-            if self._answers():
+            # The log as well: a stranger that took the port may answer, and then ours is about to end.
+            if "Ready to accept" in self._log() and self._answers():
                 return True
             time.sleep(0.01)
         return False
 
     def _answers(self) -> bool:
-        # While it loads its data it answers PING with -LOADING. The password may be wanted by then: -NOAUTH will do.
+        # While it loads its data it answers PING with -LOADING. Where it wants a password, -NOAUTH will do.
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
                 connection.settimeout(1)
@@ -193,6 +223,7 @@ class RedisServer:
             return False
 
     def _end(self, how: signal.Signals) -> None:
+        self._dismiss_guard()
         if self._process is None or self._process.poll() is not None:
             return
         self._process.send_signal(how)
@@ -203,8 +234,7 @@ class RedisServer:
             self._process.wait(_PATIENCE)
 
     def _log(self) -> str:
-        path = self._folder / "server.log"
-        return path.read_text(errors="replace")[-2000:] if path.exists() else "(no log)"
+        return self.log.read_text(errors="replace")[-2000:] if self.log.exists() else "(no log)"
 
 
 def _word(argument: str | bytes | int) -> str | bytes:

@@ -1,4 +1,4 @@
-"""CuttingProxy: stands between a source and its server, and loses a reply of one's choice."""
+"""CuttingProxy: stands between a source and its server; loses a reply or delays a request of one's choice."""
 
 from __future__ import annotations
 
@@ -20,12 +20,23 @@ class CuttingProxy:
         self.cuts = 0
         self._target = port
         self._marker: bytes | None = None
+        self._held: bytes | None = None
+        self._go_on = asyncio.Event()
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     def cut_reply_to(self, marker: bytes) -> None:
         """Let the next request that contains `marker` reach the server; swallow its reply and cut the connection."""
         self._marker = marker
+
+    def hold_request(self, marker: bytes) -> None:
+        """Keep the next request that contains `marker` from the server until `release()`."""
+        self._held = marker
+
+    def release(self) -> None:
+        """Let a held request go on."""
+        self._held = None
+        self._go_on.set()
 
     async def __aenter__(self) -> CuttingProxy:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -67,6 +78,8 @@ class CuttingProxy:
             if self._marker is not None and self._marker in received:
                 self._marker = None
                 cut.set()
+            if self._held is not None and self._held in received:
+                await self._go_on.wait()
             writer.write(received)
             await writer.drain()
         writer.close()

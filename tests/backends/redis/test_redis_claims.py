@@ -79,12 +79,12 @@ async def test_nothing_is_left_of_acknowledged_messages(
     redis_server: RedisServer, open_source: SourceFactory, key: str
 ) -> None:
     """After sends, delays, retries, releases, lapses and acks, no key of the queue exists."""
-    source = await open_source(redis_server, key, lease=0.2)
+    source = await open_source(redis_server, key, lease=1.5)
     await source.send([*outgoing(b"plain"), *outgoing(b"delayed", delay=0.05)])
     first, second = await receive_all(source, 2)
     await source.settle([first.retry(0, "failed"), second.release()])
     first, second = await receive_all(source, 2)
-    await asyncio.sleep(0.25)
+    await asyncio.sleep(1.6)
     again = await receive_all(source, 2)
 
     outcomes = await source.settle([delivery.ack() for delivery in again])
@@ -258,11 +258,11 @@ async def test_after_a_mass_lapse_everything_is_claimed_again(
     redis_server: RedisServer, open_source: SourceFactory, key: str
 ) -> None:
     """Leases are taken back in bounded steps, but all of them, and the order of the queue holds."""
-    dead = await open_source(redis_server, key, lease=0.5)
-    other = await open_source(redis_server, key, lease=0.5)
+    dead = await open_source(redis_server, key, lease=1.5)
+    other = await open_source(redis_server, key, lease=1.5)
     await dead.send(outgoing(*[b"%03d" % number for number in range(450)]))
     assert 450 == len(await dead.receive(500, 1))
-    await asyncio.sleep(0.55)
+    await asyncio.sleep(1.6)
 
     again = await receive_all(other, 450)
 

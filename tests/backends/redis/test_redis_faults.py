@@ -81,7 +81,7 @@ async def test_a_killed_server_keeps_messages_attempts_and_leases(
     own_server: RedisServer, open_source: SourceFactory, key: str
 ) -> None:
     """kill -9 of the server with messages everywhere: after its restart each is where it was."""
-    source = await open_source(own_server, key, lease=1)
+    source = await open_source(own_server, key, lease=3)
     await source.send([*outgoing(*[b"%d" % number for number in range(6)]), *outgoing(b"later", delay=0.5)])
     acked, retried, dead, held, lost = await source.receive(5, 1)
     await source.settle([acked.ack(), retried.retry(0.5, "failed"), dead.dead_letter("rejected", "bad")])
@@ -110,20 +110,22 @@ async def test_after_a_long_outage_living_workers_keep_what_they_hold(
     own_server: RedisServer, open_source: SourceFactory, key: str
 ) -> None:
     """Leases that lapsed while the server was away aren't taken before their workers had one lease to renew them."""
-    source = await open_source(own_server, key, lease=1.5)
-    other = await open_source(own_server, key, lease=1.5)
+    source = await open_source(own_server, key, lease=2)
+    other = await open_source(own_server, key, lease=2)
     await source.send(outgoing(b"held", b"lost"))
     held, lost = await source.receive(2, 1)
     own_server.kill()
     await source.close()
     await other.close()
-    await asyncio.sleep(1.6)
+    await asyncio.sleep(2.1)
     own_server.start()
     await other.open()
     early = await other.receive(10, 0)
     await source.open()
 
-    kept = await source.keep_alive([held])
+    kept = [*await source.keep_alive([held])]
+    await asyncio.sleep(1.2)
+    kept += await source.keep_alive([held])
     late = await receive_all(other, 1)
 
     assert [] == early
@@ -407,7 +409,9 @@ def test_a_server_that_tells_little_is_accepted(info: str) -> None:
     assert (None, None) == (state.append_only, state.uptime)
 
 
-async def test_the_rights_in_the_error_text_are_enough(open_source: SourceFactory, key: str) -> None:
+async def test_the_rights_in_the_error_text_are_enough(
+    open_source: SourceFactory, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A user with just these rights on just the queue's keys can do everything; without them, the error lists them."""
     with RedisServer() as server:
         rights = ["+@read", "+@write", "+@scripting", "+blmove", "+client|id", "+client|unblock", "+info", "+time"]
@@ -420,10 +424,11 @@ async def test_the_rights_in_the_error_text_are_enough(open_source: SourceFactor
         outcomes = await source.settle([one.ack(), two.retry(0), three.dead_letter("rejected"), four.release()])
         redriven = await source.redrive()
         again = await receive_all(source, 3)
+        monkeypatch.setattr("qbridge_redis.receiver._LONGEST_BLOCK", 30.0)
         waiting = asyncio.create_task(source.receive(1, 20))
         await until(lambda: "1" == server.info("clients")["blocked_clients"])
         source.wake()
-        woken = await asyncio.wait_for(waiting, 0.8)
+        woken = await asyncio.wait_for(waiting, 5)
         stranger = await open_source(server, key, username="stranger", password="secret")
         with pytest.raises(SourceMisconfigured) as caught:
             await stranger.send(outgoing(b"x"))

@@ -8,19 +8,26 @@ import time
 import pytest
 
 from qbridge import Settled, SourceFull
-from qbridge_redis import RedisSource
+from qbridge_redis import RedisOptions, RedisSource
 from tests.backends.redis.conftest import SourceFactory
+from tests.backends.redis.proxy import CuttingProxy
 from tests.backends.redis.steps import bodies, calls, outgoing, receive_all, until
 from tests.support.redis_server import RedisServer
 
 pytestmark = pytest.mark.redis
 
 
-async def start_waiting(server: RedisServer, source: RedisSource, *, wait: float = 20) -> asyncio.Task[list[bytes]]:
+@pytest.fixture
+def never_look_around(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting workers don't look for what others returned, so that only what should end a wait can end it."""
+    monkeypatch.setattr("qbridge_redis.receiver._LONGEST_BLOCK", 30.0)
+
+
+async def start_waiting(server: RedisServer, source: RedisSource) -> asyncio.Task[list[bytes]]:
     """Start a receive and return once the server has blocked it."""
 
     async def receive() -> list[bytes]:
-        return bodies(await source.receive(10, wait))
+        return bodies(await source.receive(10, 20))
 
     task = asyncio.create_task(receive())
     await until(lambda: "1" == server.info("clients")["blocked_clients"])
@@ -91,7 +98,9 @@ async def test_one_message_wakes_one_of_several_workers(
     assert [[], [], []] == [list(deliveries) for deliveries in rest]
 
 
-async def test_wake_ends_a_wait(own_server: RedisServer, open_source: SourceFactory, key: str) -> None:
+async def test_wake_ends_a_wait(
+    own_server: RedisServer, open_source: SourceFactory, key: str, never_look_around: None
+) -> None:
     """A worker that drains or pauses needn't wait for a message."""
     source = await open_source(own_server, key)
     waiting = await start_waiting(own_server, source)
@@ -110,15 +119,17 @@ async def test_wake_counts_for_the_next_wait(own_server: RedisServer, open_sourc
     source.wake()
     await source.send(outgoing(b"x"))
     second = await asyncio.wait_for(source.receive(10, 20), 5)
-    third = await start_waiting(own_server, source, wait=0.2)
+    started = time.monotonic()
+    third = await asyncio.wait_for(source.receive(10, 0.3), 5)
 
     assert [] == first
     assert [b"x"] == bodies(second)
-    assert [] == await asyncio.wait_for(third, 5)
+    assert [] == third
+    assert time.monotonic() - started >= 0.3
 
 
 async def test_wake_before_the_server_blocks_ends_the_wait(
-    redis_server: RedisServer, open_source: SourceFactory, key: str
+    redis_server: RedisServer, open_source: SourceFactory, key: str, never_look_around: None
 ) -> None:
     """Wherever between its first step and the block a receive is, a wake reaches it."""
     source = await open_source(redis_server, key)
@@ -130,10 +141,47 @@ async def test_wake_before_the_server_blocks_ends_the_wait(
 
         source.wake()
 
-        assert [] == await asyncio.wait_for(waiting, 0.8)
+        assert [] == await asyncio.wait_for(waiting, 5)
 
 
-async def test_what_falls_due_ends_the_wait(own_server: RedisServer, open_source: SourceFactory, key: str) -> None:
+async def test_wake_overtaking_the_block_ends_the_wait(
+    own_server: RedisServer, key: str, never_look_around: None
+) -> None:
+    """On its other connection a wake may arrive before the block that it is to end: it tries again."""
+    async with CuttingProxy(own_server.port) as proxy:
+        source = RedisSource(key, RedisOptions.model_validate({"url": f"redis://127.0.0.1:{proxy.port}"}))
+        await source.open()
+        await source.receive(10, 0)
+        proxy.hold_request(b"BLMOVE")
+        waiting = asyncio.create_task(source.receive(10, 20))
+        await asyncio.sleep(0)
+        source.wake()
+        await until(lambda: calls(own_server).get("client|unblock", 0) >= 2)
+
+        proxy.release()
+
+        assert [] == await asyncio.wait_for(waiting, 5)
+        await source.close()
+
+
+async def test_what_others_delayed_ends_the_wait_when_it_falls_due(
+    own_server: RedisServer, open_source: SourceFactory, key: str, never_look_around: None
+) -> None:
+    """A claim that finds nothing learns when the next delayed message falls due, and when the next lease lapses."""
+    other = await open_source(own_server, key, lease=1)
+    source = await open_source(own_server, key, lease=1)
+    await other.send(outgoing(b"delayed", delay=0.3))
+
+    delayed = await asyncio.wait_for(source.receive(10, 20), 5)
+    lapsed = await asyncio.wait_for(other.receive(10, 20), 5)
+
+    assert [(b"delayed", 1, 0)] == [(d.body, d.attempt, d.crashes) for d in delayed]
+    assert [(b"delayed", 2, 1)] == [(d.body, d.attempt, d.crashes) for d in lapsed]
+
+
+async def test_what_falls_due_ends_the_wait(
+    own_server: RedisServer, open_source: SourceFactory, key: str, never_look_around: None
+) -> None:
     """A worker that waits already sees a retry of its own and a delayed send of its own when they fall due."""
     source = await open_source(own_server, key)
     await source.send(outgoing(b"x"))
@@ -155,8 +203,8 @@ async def test_what_another_worker_returns_ends_the_wait(
     own_server: RedisServer, open_source: SourceFactory, key: str
 ) -> None:
     """Releases, due retries, redriven dead letters and lapsed leases of others reach an idle worker."""
-    other = await open_source(own_server, key, lease=0.5)
-    source = await open_source(own_server, key, lease=0.5)
+    other = await open_source(own_server, key, lease=2)
+    source = await open_source(own_server, key, lease=2)
     await other.send(outgoing(b"released", b"retried", b"dead", b"lapsed"))
     released, retried, dead, _ = await other.receive(4, 1)
     waiting = asyncio.create_task(receive_all(source, 4))
@@ -165,7 +213,7 @@ async def test_what_another_worker_returns_ends_the_wait(
     await other.settle([released.release(), retried.retry(0.3), dead.dead_letter("rejected")])
     await other.redrive()
 
-    assert {b"released", b"retried", b"dead", b"lapsed"} == set(bodies(await waiting))
+    assert [b"dead", b"lapsed", b"released", b"retried"] == sorted(bodies(await waiting))
 
 
 async def test_a_cancelled_wait_loses_and_counts_nothing(
