@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sys
+import tomllib
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -293,6 +294,17 @@ def test_the_readme_is_short() -> None:
 
     assert len(text.splitlines()) <= 120
     assert {"make demo", "make test"} <= {command for command in NOT_RUN if f"$ {command}\n" in text}
+
+
+def test_the_floors_are_drawn_as_they_are() -> None:
+    """The page on the house draws the floors that import-linter holds."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    [contract] = [one for one in settings["tool"]["importlinter"]["contracts"] if one["id"] == "floors"]
+    floors = [re.sub("[()]", "", layer) for layer in contract["layers"]]
+
+    blocks = blocks_of((ROOT / "docs" / "concepts" / "internals.md").read_text("utf-8"))
+
+    assert floors == blocks[0].text.splitlines()
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.parent.name == "decisions"], ids=name_of)

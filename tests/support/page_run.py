@@ -62,7 +62,7 @@ class PageRun:
         *,
         environment: Mapping[str, str],
         not_run: frozenset[str] = frozenset(),
-        patience: float = 30.0,
+        patience: float = 45.0,
     ) -> None:
         self._folder = folder
         self._patience = patience
