@@ -79,15 +79,16 @@ class BlockingSource(QueueSource):
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._thread: BlockingThread | None = None
+        # Two underscores: a subclass may call its own attributes as it pleases without breaking these.
+        self.__thread: BlockingThread | None = None
         # The thread of an earlier `open`, which may hang.
-        self._left: BlockingThread | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._look = asyncio.Event()
-        self._is_woken = False
+        self.__left: BlockingThread | None = None
+        self.__loop: asyncio.AbstractEventLoop | None = None
+        self.__look = asyncio.Event()
+        self.__is_woken = False
         # Set in the thread while `do_receive` may block, so that whoever else needs it knows to wake it.
-        self._may_block = False
-        self._wakes = 0
+        self.__may_block = False
+        self.__wakes = 0
 
     @abstractmethod
     def do_open(self) -> None:
@@ -144,142 +145,142 @@ class BlockingSource(QueueSource):
 
     def look_again(self) -> None:
         """Let a waiting `receive` look at once. May be called from any thread, at any time."""
-        loop = self._loop
+        loop = self.__loop
         if loop is not None:
             with suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(self._look_now)
+                loop.call_soon_threadsafe(self.__look_now)
 
     async def open(self) -> None:
         """Start the thread and call `do_open` in it."""
-        if self._thread is not None:
+        if self.__thread is not None:
             return
-        if self._left is not None and self._left.is_alive:
+        if self.__left is not None and self.__left.is_alive:
             raise SourceUnavailable(
-                f"queue {self.name!r}: the thread of its last connection hangs ({self._left.doing}); a thread can't be "
-                "ended from outside, so give the calls of the client library a time limit"
+                f"queue {self.name!r}: the thread of its last connection hangs ({self.__left.doing}); a thread "
+                "can't be ended from outside, so give the calls of the client library a time limit"
             )
-        self._loop = asyncio.get_running_loop()
-        self._look = asyncio.Event()
-        self._is_woken = False
-        self._may_block = False
-        thread = self._left = BlockingThread(
+        self.__loop = asyncio.get_running_loop()
+        self.__look = asyncio.Event()
+        self.__is_woken = False
+        self.__may_block = False
+        thread = self.__left = BlockingThread(
             f"qbridge-{self.name}",
             label=f"queue {self.name!r}",
             begin=self.do_open,
             end=self.do_close,
-            nudge=self._make_way,
+            nudge=self.__make_way,
         )
         try:
             await thread.start(self.call_timeout)
         except BaseException:
             await thread.stop(self.close_timeout)
             raise
-        self._thread = thread
+        self.__thread = thread
 
     async def receive(self, limit: int, wait: float) -> Sequence[Delivery]:
         """Call `do_receive` until it has something, the time is over, or `wake` is called."""
-        thread = self._opened_thread()
+        thread = self.__opened_thread()
         end = monotonic() + wait
         try:
             while True:
-                self._look.clear()
-                deliveries, pause = await self._claim(thread, limit, end)
-                if self._thread is not thread:  # closed meanwhile
+                self.__look.clear()
+                deliveries, pause = await self.__claim(thread, limit, end)
+                if self.__thread is not thread:  # closed meanwhile
                     if deliveries:
-                        thread.call_soon("releasing for a closed source", partial(self._release, deliveries))
+                        thread.call_soon("releasing for a closed source", partial(self.__release, deliveries))
                     return []
                 pause = min(pause, end - monotonic())
-                if deliveries or self._is_woken or end <= monotonic():
+                if deliveries or self.__is_woken or end <= monotonic():
                     return deliveries
                 if pause > 0:
                     with suppress(TimeoutError):
                         async with asyncio.timeout(pause):
-                            await self._look.wait()
-                if self._thread is not thread:
+                            await self.__look.wait()
+                if self.__thread is not thread:
                     return []
         finally:
-            self._is_woken = False
+            self.__is_woken = False
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Settled]:
         """Call `do_settle`."""
         if not settlements:
-            self._opened_thread()
+            self.__opened_thread()
             return []
-        outcomes = await self._ask("do_settle", lambda: self.do_settle(settlements))
+        outcomes = await self.__ask("do_settle", lambda: self.do_settle(settlements))
         if any(settlement.action in _COMES_BACK for settlement in settlements):
-            self._look.set()
+            self.__look.set()
         return outcomes
 
     async def send(self, messages: Sequence[Outgoing]) -> None:
         """Call `do_send`."""
         if not messages:
-            self._opened_thread()
+            self.__opened_thread()
             return
-        await self._ask("do_send", lambda: self.do_send(messages))
-        self._look.set()
+        await self.__ask("do_send", lambda: self.do_send(messages))
+        self.__look.set()
 
     async def keep_alive(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         """Call `do_keep_alive`."""
         if not deliveries:
-            self._opened_thread()
+            self.__opened_thread()
             return []
-        return await self._ask("do_keep_alive", lambda: self.do_keep_alive(deliveries))
+        return await self.__ask("do_keep_alive", lambda: self.do_keep_alive(deliveries))
 
     async def stats(self) -> QueueStats:
         """Call `do_stats`."""
-        return await self._ask("do_stats", self.do_stats)
+        return await self.__ask("do_stats", self.do_stats)
 
     async def dead_letters(
         self, *, limit: int = 100, after: str | None = None, ids: Sequence[str] | None = None
     ) -> Sequence[DeadLetter]:
         """Call `do_dead_letters`."""
-        return await self._ask("do_dead_letters", lambda: self.do_dead_letters(limit=limit, after=after, ids=ids))
+        return await self.__ask("do_dead_letters", lambda: self.do_dead_letters(limit=limit, after=after, ids=ids))
 
     async def redrive(self, ids: Sequence[str] | None = None) -> int:
         """Call `do_redrive`; it may take ten minutes."""
-        count = await self._ask("do_redrive", lambda: self.do_redrive(ids), timeout=_BULK_TIMEOUT)
-        self._look.set()
+        count = await self.__ask("do_redrive", lambda: self.do_redrive(ids), timeout=_BULK_TIMEOUT)
+        self.__look.set()
         return count
 
     async def purge(self, ids: Sequence[str] | None = None) -> int:
         """Call `do_purge`; it may take ten minutes."""
-        return await self._ask("do_purge", lambda: self.do_purge(ids), timeout=_BULK_TIMEOUT)
+        return await self.__ask("do_purge", lambda: self.do_purge(ids), timeout=_BULK_TIMEOUT)
 
     def wake(self) -> None:
         """Let the waiting `receive`, or the next one, return."""
-        self._is_woken = True
-        self._look_now()
+        self.__is_woken = True
+        self.__look_now()
 
     async def close(self) -> None:
         """Call `do_close` and end the thread, within `close_timeout`. A `receive` that waits returns []."""
-        thread, self._thread = self._thread, None
-        self._look_now()
+        thread, self.__thread = self.__thread, None
+        self.__look_now()
         if thread is not None:
             await thread.stop(self.close_timeout)
 
-    def _opened_thread(self) -> BlockingThread:
-        if self._thread is None:
+    def __opened_thread(self) -> BlockingThread:
+        if self.__thread is None:
             raise SourceClosed(f"queue {self.name!r} is not open: call open() first")
-        return self._thread
+        return self.__thread
 
-    async def _ask(self, name: str, function: Callable[[], T], *, timeout: float | None = None) -> T:
-        thread = self._opened_thread()
+    async def __ask(self, name: str, function: Callable[[], T], *, timeout: float | None = None) -> T:
+        thread = self.__opened_thread()
         return await thread.call(name, function, timeout=self.call_timeout if timeout is None else timeout)
 
-    async def _claim(self, thread: BlockingThread, limit: int, end: float) -> tuple[Sequence[Delivery], float]:
+    async def __claim(self, thread: BlockingThread, limit: int, end: float) -> tuple[Sequence[Delivery], float]:
         """Call `do_receive` once; return what it claimed, and for how long not to call it again."""
 
         def claim() -> tuple[Sequence[Delivery], float]:
             remaining = max(0.0, min(self.longest_wait, end - monotonic()))
-            began, wakes = monotonic(), self._wakes
-            self._may_block = remaining > 0
+            began, wakes = monotonic(), self.__wakes
+            self.__may_block = remaining > 0
             # Only after that: whoever comes from here on sees that it has to wake us.
-            wait = 0.0 if thread.has_more or self._is_woken or self._look.is_set() else remaining
+            wait = 0.0 if thread.has_more or self.__is_woken or self.__look.is_set() else remaining
             try:
                 deliveries = self.do_receive(limit, wait)
             finally:
-                self._may_block = False
-            if remaining > 0 and (wait == 0 or self._wakes != wakes or monotonic() - began > wait - _EARLY):
+                self.__may_block = False
+            if remaining > 0 and (wait == 0 or self.__wakes != wakes or monotonic() - began > wait - _EARLY):
                 return deliveries, 0.0
             # It didn't wait though it might have: without a pause this would spin.
             return deliveries, self.poll_interval
@@ -288,24 +289,24 @@ class BlockingSource(QueueSource):
             "do_receive",
             claim,
             timeout=self.call_timeout + self.longest_wait,
-            undo=lambda result: self._release(result[0]),
+            undo=lambda result: self.__release(result[0]),
         )
 
-    def _release(self, deliveries: Sequence[Delivery]) -> None:
+    def __release(self, deliveries: Sequence[Delivery]) -> None:
         """Give back, in the thread, what was claimed for a caller who is gone."""
         if deliveries:
             self.do_settle([delivery.release() for delivery in deliveries])
             self.look_again()
 
-    def _look_now(self) -> None:
-        self._look.set()
-        self._make_way()
+    def __look_now(self) -> None:
+        self.__look.set()
+        self.__make_way()
 
-    def _make_way(self) -> None:
+    def __make_way(self) -> None:
         """End the wait of a `do_receive` that may block."""
-        if not self._may_block:
+        if not self.__may_block:
             return
-        self._wakes += 1
+        self.__wakes += 1
         try:
             self.do_wake()
         except Exception as exc:  # noqa: BLE001  # whoever waits for the thread waits a little longer

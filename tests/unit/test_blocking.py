@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import pytest
 
-from qbridge import Delivery, Outgoing, SourceFull, SourceUnavailable
+from qbridge import BlockingSource, Delivery, Outgoing, SourceFull, SourceUnavailable
 from qbridge_memory import MemoryBroker, MemoryOptions
 from tests.support.blocking_memory import BlockingMemorySource, WakeableMemorySource
 
@@ -85,6 +85,15 @@ def message(body: bytes = b"body") -> Outgoing:
 def threads() -> list[threading.Thread]:
     """Return the threads of open sources."""
     return [thread for thread in threading.enumerate() if thread.name.startswith("qbridge-")]
+
+
+def test_a_subclass_may_use_any_private_name(broker: MemoryBroker) -> None:
+    """What the base keeps for itself has names that no subclass can hit by chance."""
+    own = {*vars(BlockingSource), *vars(looking(broker))}
+
+    private = {name for name in own if name.startswith("_") and not name.endswith("__")}
+
+    assert {"_BlockingSource"} == {"__".join(name.split("__")[:1]) for name in private} - {"_abc_impl"}
 
 
 async def test_every_call_is_made_in_one_thread_which_close_ends(broker: MemoryBroker) -> None:
