@@ -22,7 +22,7 @@ async def list_dead_letters(link: Link, keys: Sequence[str], limit: int, after: 
     found: list[DeadLetter] = []
     while len(found) < limit:
         asked = min(_PAGE, limit - len(found))
-        page = _read(await link.run(load_scripts().dead_letters, keys, ["page", after or "", asked]))
+        page = _read(await link.run(load_scripts().dead_letters, keys, ["page", _wire(after or ""), asked]))
         found += page
         if len(page) < asked:
             break
@@ -34,7 +34,7 @@ async def find_dead_letters(link: Link, keys: Sequence[str], ids: Sequence[str])
     """Return the dead letters with these ids that exist, in the order in which they died."""
     found: list[DeadLetter] = []
     for start in range(0, len(ids), _PAGE):
-        step = ids[start : start + _PAGE]
+        step = map(_wire, ids[start : start + _PAGE])
         found += _read(await link.run(load_scripts().dead_letters, keys, ["ids", *step]))
     return sorted({letter.message_id: letter for letter in found}.values(), key=lambda letter: letter.died_at)
 
@@ -54,7 +54,8 @@ async def _exhume(link: Link, keys: Sequence[str], action: str, ids: Sequence[st
     total: int = 0
     if ids is not None:
         for start in range(0, len(ids), _STEP):
-            count, _ = await link.run(script, keys, [action, "ids", *ids[start : start + _STEP]])
+            step = map(_wire, ids[start : start + _STEP])
+            count, _ = await link.run(script, keys, [action, "ids", *step])
             total += count
         return total
     until: str | int = "+inf"
@@ -65,6 +66,11 @@ async def _exhume(link: Link, keys: Sequence[str], action: str, ids: Sequence[st
             return total
         if until == "+inf":
             until = now
+
+
+def _wire(message_id: str) -> bytes:
+    # What a person typed may have no UTF-8; then it is no id of ours either.
+    return message_id.encode("utf-8", "backslashreplace")
 
 
 def _read(reply: Sequence[bytes]) -> list[DeadLetter]:

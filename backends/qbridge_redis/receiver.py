@@ -120,7 +120,7 @@ class Receiver:
         at = self._loop.time() + delay
         if at < self._look_at:
             self._look_at = at
-            if self._is_blocked:
+            if self._is_blocked and delay < _LONGEST_BLOCK:
                 self._loop.call_at(at, self._unblock)
 
     async def close(self) -> None:

@@ -43,7 +43,7 @@ async def settle(link: Link, keys: Sequence[str], settlements: Sequence[Settleme
                 _CODES[settlement.action],
                 str(delivery.receipt),
                 str(microseconds(settlement.delay)),
-                settlement.reason,
+                _storable(settlement.reason),
                 _storable(settlement.error),
             )
     lost = await link.run(load_scripts().settle, keys, [str(len(firsts)), *firsts, *others])
@@ -67,9 +67,9 @@ async def release(link: Link, keys: Sequence[str], receipts: Sequence[str]) -> N
     await link.run(load_scripts().settle, keys, arguments)
 
 
-def _storable(error: str) -> bytes:
+def _storable(text: str) -> bytes:
     # A lone surrogate, such as a file's name may hold, has no UTF-8.
-    return error[:MAX_ERROR_LENGTH].encode("utf-8", "backslashreplace")
+    return text[:MAX_ERROR_LENGTH].encode("utf-8", "backslashreplace")
 
 
 def _script_order(settlements: Sequence[Settlement]) -> list[int]:

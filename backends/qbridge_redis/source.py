@@ -24,7 +24,7 @@ from qbridge_redis.claims import Claims
 from qbridge_redis.keys import QueueKeys, check_key
 from qbridge_redis.options import RedisOptions
 from qbridge_redis.scripts import load_scripts
-from qbridge_redis.server import ServerState, check_server, parse_info, warn_of_losses
+from qbridge_redis.server import check_server, parse_info, warn_of_losses
 
 if TYPE_CHECKING:
     from qbridge_redis.link import Link
@@ -69,6 +69,7 @@ class RedisSource(QueueSource):
         self._claims = Claims()
         self._woken = asyncio.Event()
         self._has_warned = False
+        self._reap_from = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._commands: Link | None = None
         self._receiver: Receiver | None = None
@@ -94,14 +95,14 @@ class RedisSource(QueueSource):
         commands = connect()
         await commands.open()
         try:
-            state = await self._inspect(commands)
+            await self._inspect(commands)
             receiver = Receiver(
                 commands=commands,
                 connect=connect,
                 keys=self._keys,
                 claims=self._claims,
                 lease=options.lease,
-                reap_from=self._reap_from(state),
+                reap_from=self._reap_from,
                 woken=self._woken,
             )
         except BaseException:
@@ -151,8 +152,8 @@ class RedisSource(QueueSource):
         return lost
 
     async def stats(self) -> QueueStats:
-        """Count, in one step. Lapsed leases count as ready: the next claim takes them."""
-        reply = await self._link().run(load_scripts().stats, self._all_keys, [])
+        """Count, in one step. Lapsed leases count as ready once the next claim takes them."""
+        reply = await self._link().run(load_scripts().stats, self._all_keys, [self._reap_from])
         ready, delayed, in_flight, dead, waited, *body = reply
         return QueueStats(
             ready=ready,
@@ -218,7 +219,7 @@ class RedisSource(QueueSource):
                 f"queue {self._queue!r} belongs to the event loop that opened it, and was called from another one"
             )
 
-    async def _inspect(self, link: Link) -> ServerState:
+    async def _inspect(self, link: Link) -> None:
         information, clock, kind = await link.request(("INFO",), ("TIME",), ("TYPE", self._keys.ready))
         clock = link.accept(clock, doing="asking for its time")
         self._claims.learn_time(int(clock[0]) * 1_000_000 + int(clock[1]))
@@ -234,11 +235,7 @@ class RedisSource(QueueSource):
         if not self._has_warned:
             self._has_warned = True
             warn_of_losses(state, link.where, self._queue)
-        return state
-
-    def _reap_from(self, state: ServerState) -> int:
-        # A server that was away for longer than a lease would find every lease lapsed, and run everything twice. So
-        # for one lease after its start, living workers may renew theirs before anybody reaps.
-        if state.uptime is None:
-            return 0
-        return self._claims.server_time() + int((self._options.lease - state.uptime) * 1e6)
+        if state.uptime is not None:
+            # On a server that was away for longer than a lease, all of them have lapsed, and everything would run
+            # twice. So for one lease after its start, living workers may renew theirs before anybody reaps.
+            self._reap_from = self._claims.server_time() + int((self._options.lease - state.uptime) * 1e6)

@@ -1,10 +1,14 @@
 -- Count what is in the queue.
 --
+-- ARGV: the us before which no lapsed lease is taken away.
 -- Returns: ready, delayed, in flight, dead; us that the next ready message has waited (-1: unknown); its body, where
 -- that is unknown.
 local listed = redis.call('LLEN', READY) + redis.call('LLEN', ARRIVED)
 local due = redis.call('ZCOUNT', DUE, '-inf', whole(now))
-local lapsed = redis.call('ZCOUNT', LEASES, '-inf', whole(now))
+local lapsed = 0
+if now >= tonumber(ARGV[1]) then
+  lapsed = redis.call('ZCOUNT', LEASES, '-inf', whole(now))
+end
 local reply = {
   listed + due + lapsed,
   redis.call('ZCARD', DUE) - due,

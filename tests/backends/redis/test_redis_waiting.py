@@ -52,7 +52,7 @@ async def test_an_idle_worker_sends_a_handful_of_commands(
 
 
 async def test_a_lone_message_costs_one_round_trip_of_the_waiting_worker(
-    own_server: RedisServer, open_source: SourceFactory, key: str
+    own_server: RedisServer, open_source: SourceFactory, key: str, never_look_around: None
 ) -> None:
     """The claim stands behind the blocking command already: nothing is sent between the push and the delivery."""
     source = await open_source(own_server, key)
@@ -64,8 +64,9 @@ async def test_a_lone_message_costs_one_round_trip_of_the_waiting_worker(
 
     assert [b"x"] == await asyncio.wait_for(waiting, 5)
     counted = calls(own_server)
-    # The first block was counted when it began; on a slow machine it may have ended once before the push.
-    assert 1 == counted["evalsha"] - counted.get("blmove", 0)
+    assert 1 == counted["evalsha"]
+    # Redis counts a block when it begins, Valkey when it ends.
+    assert counted.get("blmove", 0) <= 1
 
 
 async def test_a_push_ends_the_wait_long_before_its_time(
