@@ -107,7 +107,9 @@ def create_or_check(connection: sqlite3.Connection, path: Path) -> None:
 
 def queue_number(connection: sqlite3.Connection, name: str) -> int:
     """Return the id of the queue called `name`, made if it is missing. Called within a write transaction."""
-    connection.execute("INSERT INTO queues (name) SELECT ?1 WHERE ?1 NOT IN (SELECT name FROM queues)", (name,))
+    connection.execute(
+        "INSERT INTO queues (name) SELECT :name WHERE :name NOT IN (SELECT name FROM queues)", {"name": name}
+    )
     [(number,)] = connection.execute("SELECT id FROM queues WHERE name = ?", (name,)).fetchall()
     return int(number)
 

@@ -9,6 +9,7 @@ import sqlite3
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from qbridge import Outgoing, SourceFull
 from qbridge_sqlite.schema import DELAYED, READY
@@ -22,12 +23,12 @@ _JOINED_BYTES = 16 * 2**20
 # Of an empty body substr() makes NULL.
 _INSERT = """
     INSERT INTO messages (queue, state, due, ready_at, enqueued_at, message_id, headers, body)
-    SELECT ?1, {state}, {due}, {due}, ?2, json_extract(value, '$[0]'), json_extract(value, '$[1]'),
-           coalesce(substr(?4, json_extract(value, '$[2]'), json_extract(value, '$[3]')), x'')
-    FROM json_each(?3)
+    SELECT :queue, {state}, {due}, {due}, :now, json_extract(value, '$[0]'), json_extract(value, '$[1]'),
+           coalesce(substr(:bodies, json_extract(value, '$[2]'), json_extract(value, '$[3]')), x'')
+    FROM json_each(:rows)
 """
-_INSERT_READY = _INSERT.format(state=READY, due="?2")
-_INSERT_DELAYED = _INSERT.format(state=DELAYED, due="?2 + json_extract(value, '$[4]')")
+_INSERT_READY = _INSERT.format(state=READY, due=":now")
+_INSERT_DELAYED = _INSERT.format(state=DELAYED, due=":now + json_extract(value, '$[4]')")
 
 _PAGES = """
     SELECT (page_count - freelist_count) * page_size, freelist_count * page_size
@@ -88,8 +89,8 @@ def send(connection: sqlite3.Connection, queue: int, messages: Iterable[Outgoing
         SourceFull: There is no room for all of them.
     """
     now = time.time()
-    ready = _Insertion(connection, _INSERT_READY, (queue, now), room)
-    delayed = _Insertion(connection, _INSERT_DELAYED, (queue, now), room)
+    ready = _Insertion(connection, _INSERT_READY, {"queue": queue, "now": now}, room)
+    delayed = _Insertion(connection, _INSERT_DELAYED, {"queue": queue, "now": now}, room)
     for message in messages:
         if message.delay > 0:
             delayed.add(message, message.delay)
@@ -102,7 +103,7 @@ def send(connection: sqlite3.Connection, queue: int, messages: Iterable[Outgoing
 class _Insertion:
     """Collects messages for one statement: their bodies joined, and where each one begins."""
 
-    def __init__(self, connection: sqlite3.Connection, statement: str, given: tuple[int, float], room: Room) -> None:
+    def __init__(self, connection: sqlite3.Connection, statement: str, given: dict[str, Any], room: Room) -> None:
         self._connection = connection
         self._statement = statement
         self._given = given
@@ -132,5 +133,6 @@ class _Insertion:
         if self._rows:
             bodies = b"".join(self._bodies)
             self._room.check(self._connection, len(bodies))
-            self._connection.execute(self._statement, (*self._given, as_json(self._rows), bodies))
+            given = {**self._given, "rows": as_json(self._rows), "bodies": bodies}
+            self._connection.execute(self._statement, given)
         self._rows, self._bodies, self._start = [], [], 1

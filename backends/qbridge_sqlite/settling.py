@@ -14,11 +14,11 @@ from qbridge_sqlite.values import appended_errors, as_json, as_storable, message
 
 __all__ = ["settle"]
 
-_DELETE = "DELETE FROM messages WHERE id IN (SELECT value FROM json_each(?1))"
+_DELETE = "DELETE FROM messages WHERE id IN (SELECT value FROM json_each(:ids))"
 
 _RELEASE = f"""
     UPDATE messages SET state = {READY}, attempts = attempts - 1, due = ready_at
-    WHERE id IN (SELECT value FROM json_each(?1))
+    WHERE id IN (SELECT value FROM json_each(:ids))
 """
 
 _RETRY = f"""
@@ -26,14 +26,14 @@ _RETRY = f"""
     FROM (
         SELECT json_extract(value, '$[0]') AS id, json_extract(value, '$[1]') AS due,
                json_extract(value, '$[2]') AS errors
-        FROM json_each(?1)
+        FROM json_each(:rows)
     ) AS given
     WHERE messages.id = given.id
 """
 
 _READ_ERRORS = """
     SELECT json_group_object(id, errors) FROM messages
-    WHERE id IN (SELECT value FROM json_each(?1)) AND errors IS NOT NULL
+    WHERE id IN (SELECT value FROM json_each(:ids)) AND errors IS NOT NULL
 """
 
 # A sender may use one id for several messages; the second dead letter of that id gets another name.
@@ -43,12 +43,12 @@ _BURY = """
            CASE WHEN given.twin > 1 OR EXISTS (
                SELECT 1 FROM dead_letters WHERE dead_letters.queue = messages.queue AND name = messages.message_id
            ) THEN messages.message_id || '~' || messages.id ELSE messages.message_id END,
-           given.reason, attempts, ?2, enqueued_at, message_id, headers, given.errors, body
+           given.reason, attempts, :now, enqueued_at, message_id, headers, given.errors, body
     FROM (
         SELECT given.key AS place, json_extract(given.value, '$[0]') AS id,
                json_extract(given.value, '$[1]') AS reason, json_extract(given.value, '$[2]') AS errors,
                row_number() OVER (PARTITION BY named.message_id ORDER BY given.key) AS twin
-        FROM json_each(?1) AS given CROSS JOIN messages AS named ON named.id = json_extract(given.value, '$[0]')
+        FROM json_each(:rows) AS given CROSS JOIN messages AS named ON named.id = json_extract(given.value, '$[0]')
     ) AS given CROSS JOIN messages ON messages.id = given.id
     ORDER BY given.place
 """
@@ -62,7 +62,7 @@ def settle(connection: sqlite3.Connection, table: MessageTable, settlements: Seq
     receipts = receipts_of(settlement.delivery for settlement in settlements)
     held = table.held(receipts)
     if len(held) == len(settlements) and all(settlement.action is Action.ACK for settlement in settlements):
-        connection.execute(_DELETE, (as_json(message_ids(receipts)),))
+        connection.execute(_DELETE, {"ids": as_json(message_ids(receipts))})
         return [Settled.DONE] * len(settlements)
     valid: dict[int, Settlement] = {}
     outcomes: list[Settled] = []
@@ -78,9 +78,9 @@ def _apply(connection: sqlite3.Connection, table: MessageTable, settlements: Ite
     for settlement in settlements:
         by_action[settlement.action].append(settlement)
     if acks := by_action[Action.ACK]:
-        connection.execute(_DELETE, (_ids(acks),))
+        connection.execute(_DELETE, {"ids": _ids(acks)})
     if releases := by_action[Action.RELEASE]:
-        connection.execute(_RELEASE, (_ids(releases),))
+        connection.execute(_RELEASE, {"ids": _ids(releases)})
     if retries := by_action[Action.RETRY]:
         _retry(connection, table, retries)
     if dead := by_action[Action.DEAD_LETTER]:
@@ -88,8 +88,8 @@ def _apply(connection: sqlite3.Connection, table: MessageTable, settlements: Ite
             (number, as_storable(settlement.reason), errors)
             for number, settlement, errors in _with_errors(connection, dead)
         ]
-        connection.execute(_BURY, (as_json(rows), time.time()))
-        connection.execute(_DELETE, (_ids(dead),))
+        connection.execute(_BURY, {"rows": as_json(rows), "now": time.time()})
+        connection.execute(_DELETE, {"ids": _ids(dead)})
 
 
 def _retry(connection: sqlite3.Connection, table: MessageTable, settlements: Sequence[Settlement]) -> None:
@@ -97,7 +97,7 @@ def _retry(connection: sqlite3.Connection, table: MessageTable, settlements: Seq
     rows = [
         (number, now + settlement.delay, errors) for number, settlement, errors in _with_errors(connection, settlements)
     ]
-    connection.execute(_RETRY, (as_json(rows),))
+    connection.execute(_RETRY, {"rows": as_json(rows)})
     if any(settlement.delay <= 0 for settlement in settlements):
         table.bring_back_due(now)
 
@@ -107,7 +107,7 @@ def _with_errors(
 ) -> Iterable[tuple[int, Settlement, str | None]]:
     """Yield id, settlement and the error history, as JSON text, that the message has after it."""
     ids = message_ids(receipts_of(settlement.delivery for settlement in settlements))
-    [(listed,)] = connection.execute(_READ_ERRORS, (as_json(ids),)).fetchall()
+    [(listed,)] = connection.execute(_READ_ERRORS, {"ids": as_json(ids)}).fetchall()
     before = json.loads(listed)
     for number, settlement in zip(ids, settlements, strict=True):
         yield number, settlement, appended_errors(before.get(str(number)), settlement.error)

@@ -33,11 +33,11 @@ _SMALL_BODY = 64 * 2**10
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 _NEXT_DUE = f"""
-    (SELECT due FROM messages WHERE queue = ?1 AND state = {DELAYED} ORDER BY due LIMIT 1),
-    (SELECT due FROM messages WHERE queue = ?1 AND state = {CLAIMED} ORDER BY due LIMIT 1)
+    (SELECT due FROM messages WHERE queue = :queue AND state = {DELAYED} ORDER BY due LIMIT 1),
+    (SELECT due FROM messages WHERE queue = :queue AND state = {CLAIMED} ORDER BY due LIMIT 1)
 """
 
-_LOOK = f"SELECT EXISTS (SELECT 1 FROM messages WHERE queue = ?1 AND state = {READY}), {_NEXT_DUE}"
+_LOOK = f"SELECT EXISTS (SELECT 1 FROM messages WHERE queue = :queue AND state = {READY}), {_NEXT_DUE}"
 
 # Joined as text, since group_concat() takes nothing else; it doesn't look at the bytes, and CAST gives them back.
 _READ_READY = f"""
@@ -47,20 +47,20 @@ _READ_READY = f"""
     FROM (
         SELECT id, deliveries, attempts, crashes, enqueued_at, message_id, headers, length(body) AS size,
                CASE WHEN length(body) <= {_SMALL_BODY} THEN body END AS small_body
-        FROM messages WHERE queue = ?1 AND state = {READY} ORDER BY id LIMIT ?2
+        FROM messages WHERE queue = :queue AND state = {READY} ORDER BY id LIMIT :limit
     )
 """
 
 _TAKE = f"""
-    UPDATE messages SET state = {CLAIMED}, deliveries = deliveries + 1, attempts = attempts + 1, due = ?1
-    WHERE id IN (SELECT value FROM json_each(?2))
+    UPDATE messages SET state = {CLAIMED}, deliveries = deliveries + 1, attempts = attempts + 1, due = :due
+    WHERE id IN (SELECT value FROM json_each(:ids))
 """
 
 # The id stays, and so does the place: before everything that was never claimed.
 _BRING_BACK_LAPSED = f"""
     UPDATE messages SET state = {READY}, crashes = crashes + 1, ready_at = due
     WHERE id IN (
-        SELECT id FROM messages WHERE queue = ?1 AND state = {CLAIMED} AND due <= ?2 ORDER BY due LIMIT {_BATCH}
+        SELECT id FROM messages WHERE queue = :queue AND state = {CLAIMED} AND due <= :now ORDER BY due LIMIT {_BATCH}
     )
 """
 
@@ -68,42 +68,44 @@ _COPY_DUE = f"""
     INSERT INTO messages (queue, state, deliveries, attempts, crashes, due, ready_at, enqueued_at, message_id, headers,
                           errors, body)
     SELECT queue, {READY}, deliveries, attempts, crashes, due, due, enqueued_at, message_id, headers, errors, body
-    FROM messages WHERE queue = ?1 AND state = {DELAYED} AND due <= ?2 ORDER BY due, id LIMIT {_BATCH}
+    FROM messages WHERE queue = :queue AND state = {DELAYED} AND due <= :now ORDER BY due, id LIMIT {_BATCH}
 """
 _DELETE_DUE = f"""
     DELETE FROM messages WHERE id IN (
-        SELECT id FROM messages WHERE queue = ?1 AND state = {DELAYED} AND due <= ?2 ORDER BY due, id LIMIT {_BATCH}
+        SELECT id FROM messages WHERE queue = :queue AND state = {DELAYED} AND due <= :now
+        ORDER BY due, id LIMIT {_BATCH}
     )
 """
 
 _HELD = f"""
-    FROM json_each(?1) AS given CROSS JOIN messages
+    FROM json_each(:receipts) AS given CROSS JOIN messages
     ON messages.id = given.value >> {DELIVERY_BITS} AND messages.state = {CLAIMED}
     AND messages.deliveries & {DELIVERY_MASK} = given.value & {DELIVERY_MASK}
 """
 _COUNT_HELD = f"SELECT count(*) {_HELD}"
 _LIST_HELD = f"SELECT json_group_array(given.value) {_HELD}"
 
-_RENEW = "UPDATE messages SET due = ?1 WHERE id IN (SELECT value FROM json_each(?2))"
+_RENEW = "UPDATE messages SET due = :due WHERE id IN (SELECT value FROM json_each(:ids))"
 
 _COUNT = f"""
     SELECT
-        (SELECT count(*) FROM messages WHERE queue = ?1 AND state = {READY}),
-        (SELECT count(*) FROM messages WHERE queue = ?1 AND state = {DELAYED} AND due > ?2),
-        (SELECT count(*) FROM messages WHERE queue = ?1 AND state = {DELAYED} AND due <= ?2),
-        (SELECT count(*) FROM messages WHERE queue = ?1 AND state = {CLAIMED} AND due > ?2),
-        (SELECT count(*) FROM messages WHERE queue = ?1 AND state = {CLAIMED} AND due <= ?2),
-        (SELECT count(*) FROM dead_letters WHERE queue = ?1)
+        (SELECT count(*) FROM messages WHERE queue = :queue AND state = {READY}),
+        (SELECT count(*) FROM messages WHERE queue = :queue AND state = {DELAYED} AND due > :now),
+        (SELECT count(*) FROM messages WHERE queue = :queue AND state = {DELAYED} AND due <= :now),
+        (SELECT count(*) FROM messages WHERE queue = :queue AND state = {CLAIMED} AND due > :now),
+        (SELECT count(*) FROM messages WHERE queue = :queue AND state = {CLAIMED} AND due <= :now),
+        (SELECT count(*) FROM dead_letters WHERE queue = :queue)
 """
 
 # What a claim would take first: what is ready or has lapsed, by place; then what is due.
 _OLDEST = f"""
     SELECT due FROM (
-        SELECT * FROM (SELECT 1 AS turn, id, due FROM messages WHERE queue = ?1 AND state = {READY} ORDER BY id LIMIT 1)
+        SELECT * FROM (SELECT 1 AS turn, id, due FROM messages WHERE queue = :queue AND state = {READY}
+                       ORDER BY id LIMIT 1)
         UNION ALL
-        SELECT 1, min(id), due FROM messages WHERE queue = ?1 AND state = {CLAIMED} AND due <= ?2
+        SELECT 1, min(id), due FROM messages WHERE queue = :queue AND state = {CLAIMED} AND due <= :now
         UNION ALL
-        SELECT * FROM (SELECT 2, id, due FROM messages WHERE queue = ?1 AND state = {DELAYED} AND due <= ?2
+        SELECT * FROM (SELECT 2, id, due FROM messages WHERE queue = :queue AND state = {DELAYED} AND due <= :now
                        ORDER BY due, id LIMIT 1)
     ) WHERE id IS NOT NULL ORDER BY turn, id LIMIT 1
 """
@@ -125,18 +127,18 @@ class MessageTable:
 
     def look(self) -> float:
         """Return the seconds until there may be something to claim: 0 if there is now, infinite if never by itself."""
-        [(is_ready, *dues)] = self._connection.execute(_LOOK, (self._queue,)).fetchall()
+        [(is_ready, *dues)] = self._connection.execute(_LOOK, {"queue": self._queue}).fetchall()
         return 0.0 if is_ready else _pause(dues, time.time())
 
     def claim(self, limit: int) -> Claimed:
         """Take up to `limit` messages; before, bring back what has lapsed and make ready what is due."""
-        limit = min(limit, _BATCH)
         now = time.time()
-        [(rows, bodies, *dues)] = self._connection.execute(_READ_READY, (self._queue, limit)).fetchall()
+        given = {"queue": self._queue, "limit": min(limit, _BATCH), "now": now}
+        [(rows, bodies, *dues)] = self._connection.execute(_READ_READY, given).fetchall()
         if _pause(dues, now) <= 0:
-            self._connection.execute(_BRING_BACK_LAPSED, (self._queue, now))
+            self._connection.execute(_BRING_BACK_LAPSED, given)
             self.bring_back_due(now)
-            [(rows, bodies, *dues)] = self._connection.execute(_READ_READY, (self._queue, limit)).fetchall()
+            [(rows, bodies, *dues)] = self._connection.execute(_READ_READY, given).fetchall()
         if rows == "[]":
             return Claimed([], _pause(dues, now))
         ids: list[int] = []
@@ -161,35 +163,38 @@ class MessageTable:
                     enqueued_at=enqueued_at,
                 )
             )
-        self._connection.execute(_TAKE, (now + self._lease, as_json(ids)))
+        self._connection.execute(_TAKE, {"due": now + self._lease, "ids": as_json(ids)})
         return Claimed(deliveries)
 
     def bring_back_due(self, now: float) -> None:
         """Put a batch of delayed messages whose time has come at the end of the queue, in the order of their times."""
-        if self._connection.execute(_COPY_DUE, (self._queue, now)).rowcount:
-            self._connection.execute(_DELETE_DUE, (self._queue, now))
+        given = {"queue": self._queue, "now": now}
+        if self._connection.execute(_COPY_DUE, given).rowcount:
+            self._connection.execute(_DELETE_DUE, given)
 
     def held(self, receipts: Sequence[int]) -> set[int]:
         """Return those of `receipts` whose deliveries are still in flight.
 
         A lease that ran out while nobody took the message still holds: that saves running it twice.
         """
-        given = as_json(receipts)
-        [(count,)] = self._connection.execute(_COUNT_HELD, (given,)).fetchall()
+        given = {"receipts": as_json(receipts)}
+        [(count,)] = self._connection.execute(_COUNT_HELD, given).fetchall()
         if count == len(receipts):
             return set(receipts)
-        [(listed,)] = self._connection.execute(_LIST_HELD, (given,)).fetchall()
+        [(listed,)] = self._connection.execute(_LIST_HELD, given).fetchall()
         return set(json.loads(listed))
 
     def keep_alive(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Let the leases begin anew; return the deliveries that are no longer in flight."""
         held = self.held(receipts_of(deliveries))
-        self._connection.execute(_RENEW, (time.time() + self._lease, as_json(message_ids(held))))
+        renewal = {"due": time.time() + self._lease, "ids": as_json(message_ids(held))}
+        self._connection.execute(_RENEW, renewal)
         return [delivery for delivery in deliveries if delivery.receipt not in held]
 
     def stats(self) -> QueueStats:
         """Count. What is due or has lapsed counts as ready, as the next claim may take it."""
-        given = (self._queue, now := time.time())
+        now = time.time()
+        given = {"queue": self._queue, "now": now}
         [(ready, delayed, due, in_flight, lapsed, dead)] = self._connection.execute(_COUNT, given).fetchall()
         oldest = self._connection.execute(_OLDEST, given).fetchall()
         return QueueStats(

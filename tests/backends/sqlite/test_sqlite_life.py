@@ -117,13 +117,14 @@ async def test_closing_while_a_cancelled_claim_is_on_its_way_gives_it_back(path:
     source = make_source(path, lease=600)
     await source.open()
     await source.send(outgoing("a"))
-    assert source._thread is not None
+    thread = source._thread
+    assert thread is not None
     first, second = Gate(), Gate()
 
     # While the first is held the others gather, and are one transaction.
-    source._thread.submit(first.hold())
+    thread.submit(first.hold())
     first.wait_until_held()
-    source._thread.submit(second.hold())
+    thread.submit(second.hold())
     receiving = asyncio.create_task(source.receive(1, 30))
     await turns(1)
     first.open()
@@ -132,6 +133,7 @@ async def test_closing_while_a_cancelled_claim_is_on_its_way_gives_it_back(path:
     closing = asyncio.create_task(source.close())
     await turns(2)
     second.open()
+    thread._thread.join(0.3)  # the event loop is busy for a moment: the thread must not end meanwhile
     await closing
 
     assert receiving.cancelled()

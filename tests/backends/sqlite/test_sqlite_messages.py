@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from qbridge import MAX_ERRORS_KEPT, Outgoing, Settled
+from qbridge_sqlite.connection_thread import ConnectionThread
+from qbridge_sqlite.requests import Request
 from tests.backends.sqlite.conftest import PATIENCE, SourceFactory, WallClock, bodies, claim, outgoing
 
 
@@ -94,6 +98,18 @@ async def test_a_batch_is_settled_in_all_ways(open_source: SourceFactory) -> Non
         (delivery.body.decode(), delivery.attempt) for delivery in received
     ]
     assert ["dead"] == [letter.message_id for letter in await source.dead_letters()]
+
+
+async def test_a_retry_without_a_delay_goes_to_the_end_at_once(open_source: SourceFactory) -> None:
+    """A message retried with no delay stands behind what is ready, and before what is sent later."""
+    source = await open_source()
+    await source.send(outgoing("retried", "ready"))
+    [delivery] = await source.receive(1, 0)
+
+    await source.settle([delivery.retry(0)])
+    await source.send(outgoing("later"))
+
+    assert ["ready", "retried", "later"] == bodies(await source.receive(10, 0))
 
 
 async def test_of_two_settlements_in_one_batch_the_first_counts(open_source: SourceFactory) -> None:
@@ -273,6 +289,27 @@ async def test_dead_letters_by_the_thousand(open_source: SourceFactory) -> None:
     assert names[:700] == bodies(first)
     assert [*names[700:], *names[:700]] == bodies(again)
     assert {(1, 0)} == {(delivery.attempt, delivery.crashes) for delivery in again}
+
+
+async def test_a_redrive_of_all_ends_while_messages_die_again(
+    open_source: SourceFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What dies while all dead letters are redriven stays dead: the redrive doesn't chase it for ever."""
+    source, worker = await open_source(), await open_source()
+    await source.send(outgoing(*(f"{number}" for number in range(600))))
+    await source.settle([delivery.dead_letter("rejected") for delivery in await claim(source, 600)])
+    ask = source._ask
+
+    async def ask_and_kill(thread: ConnectionThread, request: Request) -> Any:
+        answer = await ask(thread, request)
+        revived = await worker.receive(1000, 0)
+        await worker.settle([delivery.dead_letter("rejected") for delivery in revived])
+        return answer
+
+    monkeypatch.setattr(source, "_ask", ask_and_kill)
+
+    assert 600 == await source.redrive()
+    assert 600 == (await worker.stats()).dead
 
 
 async def test_a_page_after_a_dead_letter_that_is_gone_starts_anew(open_source: SourceFactory) -> None:
