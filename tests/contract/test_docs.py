@@ -285,7 +285,8 @@ def test_the_table_of_backends_is_fresh() -> None:
     """The tables in the README and in the page on deliveries say what the installed backends declare."""
     tables = [table for page in PAGES for table in TABLE.findall(page.read_text("utf-8"))]
 
-    assert [table_of_backends(installed_backends().values())] * 2 == tables
+    fresh = table_of_backends(installed_backends().values())
+    assert [fresh] * 2 == tables, f"put this between the marks of README.md and docs/concepts/delivery.md:\n{fresh}"
 
 
 def test_the_readme_is_short() -> None:
