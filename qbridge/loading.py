@@ -74,7 +74,8 @@ def _import(name: str, folder: Path | None) -> ModuleType:
             places = f"{folder} and sys.path" if folder is not None else "sys.path"
             raise ConfigError(f"handlers: module {name!r} is not found (looked in {places})") from exc
         raise ConfigError(f"handlers: module {name!r} can't be imported: {_told(exc)}") from exc
-    except Exception as exc:
+    # A script without a guard ends the process when it is imported: the service must say so, not end with its code.
+    except (Exception, SystemExit) as exc:
         raise ConfigError(f"handlers: module {name!r} can't be imported: {_told(exc)}") from exc
 
 
