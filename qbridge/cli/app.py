@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from qbridge import __version__
-from qbridge.cli import backends, check, dead, init, queues, run, schema, send
+from qbridge.cli import backends, check, dead, init, move, queues, run, schema, send
 from qbridge.cli.ends import end_of
 from qbridge.cli.flags import DebugFlag, examples, wants_debug
 from qbridge.service import ExitCode
@@ -71,6 +71,7 @@ for command, lines in (
     (check.check, check.EXAMPLES),
     (send.send, send.EXAMPLES),
     (queues.queues, queues.EXAMPLES),
+    (move.move, move.EXAMPLES),
     (backends.backends, backends.EXAMPLES),
     (schema.schema, schema.EXAMPLES),
     (init.init, init.EXAMPLES),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import typing
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -47,14 +49,15 @@ def check(
     problems: list[str] = []
     registry: HandlerRegistry | None = None
     try:
-        registry = read_handlers(service_config, config)
+        with redirect_stdout(sys.stderr):  # what modules print when they are imported is none of the list
+            registry = read_handlers(service_config, config)
     except ConfigError as exc:
         problems.extend(exc.problems)
     problems.extend(f"{config}: {problem}" for problem in _problems(service_config, registry))
     if problems or registry is None:
         raise ConfigError(*problems)
     if not len(registry):
-        warn(f"{config}: handlers names no module: every message would become a dead letter unknown_task")
+        warn([f"{config}: there is no handler: every message would become a dead letter unknown_task"])
     if format is Format.JSON:
         print_json({"queues": list(_queues(service_config)), "handlers": list(_handlers(service_config, registry))})
         return

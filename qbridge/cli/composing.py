@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pydantic_core
@@ -17,6 +18,9 @@ from qbridge.source import Delivery
 __all__ = ["Composer"]
 
 _LONGEST_SHOWN = 40
+
+#: What somebody wrote who forgot the quotes of a JSON text.
+_PLAIN_TEXT = re.compile(r"[A-Za-z][\w ,:/@-]*")
 
 
 class Composer:
@@ -69,7 +73,9 @@ def _arguments(json: bytes | None, *, is_raw: bool) -> tuple[list[Any], dict[str
         value = pydantic_core.from_json(json, allow_inf_nan=False)
     except ValueError as exc:
         shown = json[:_LONGEST_SHOWN].decode(errors="replace")
-        quotes = f" (a text needs quotes of its own: '\"{shown}\"')" if shown.isalnum() else ""
+        if len(json) > _LONGEST_SHOWN:
+            shown += "..."
+        quotes = f" (a text needs quotes of its own: '\"{shown}\"')" if _PLAIN_TEXT.fullmatch(shown) else ""
         raise UndecodableMessageError(f"{shown!r} is not JSON: {exc}{quotes}") from None
     if is_raw:
         return [value], {}

@@ -192,8 +192,7 @@ def purge(
     service_config = read_config(config, overrides_given(settings))
     if not yes:
         count = len(chosen) if chosen is not None else asyncio.run(_count(service_config, queue))
-        which = "all " if all else ""
-        if not typer.confirm(f"Delete {which}{_letters(count)} of queue {queue!r} for good?", err=True):
+        if count and not typer.confirm(f"Delete {_letters(count)} of queue {queue!r} for good?", err=True):
             raise CommandFailed("nothing was deleted")
     count, unknown = asyncio.run(_settle(service_config, queue, "purge", chosen))
     print_line(f"{_letters(count)} deleted")
@@ -203,9 +202,9 @@ def purge(
 def _chosen(ids: Sequence[str], *, all: bool) -> list[str] | None:
     """Return the ids that were given, each once; None for all."""
     if all and ids:
-        raise typer.BadParameter("not together with --all", param_hint="'ID'")
+        raise CommandFailed("name dead letters or say --all, not both", code=ExitCode.USAGE)
     if not all and not ids:
-        raise typer.BadParameter("name one or more, or say --all", param_hint="'ID'")
+        raise CommandFailed("name dead letters by their ids, or say --all", code=ExitCode.USAGE)
     return None if all else list(dict.fromkeys(ids))
 
 
@@ -221,6 +220,9 @@ def _letters(count: int) -> str:
 async def _listed(config: Config, queue: str, limit: int, after: str | None) -> tuple[list[dict[str, Any]], bool]:
     """Return up to `limit` rows, and whether there are more."""
     async with opened_for_dead_letters(config, queue) as source:
+        if after is not None and not await found(source, queue, [after]):
+            # Going on from one that is gone would begin again, and a script would list for ever.
+            raise CommandFailed(f"queue {queue!r} has no dead letter {after!r} any more: leave --after out")
         codec = config.queues[queue].codec.create_codec()
         rows = [row(letter, codec) async for letter in walk(source, queue, limit=limit + 1, after=after)]
     return rows[:limit], len(rows) > limit

@@ -22,14 +22,17 @@ _PAGE = 100
 
 
 async def walk(source: QueueSource, queue: str, *, limit: int, after: str | None) -> AsyncIterator[DeadLetter]:
-    """Yield up to `limit` dead letters in the order in which they died, a page in memory at a time."""
-    while limit > 0:
+    """Yield up to `limit` dead letters in the order in which they died, a page in memory at a time, each once."""
+    seen: set[str] = set()
+    while len(seen) < limit:
         page = await bounded(source.dead_letters(limit=min(limit, _PAGE), after=after), queue)
-        for letter in page:
-            yield letter
         if not page:
             return
-        limit -= len(page)
+        # The list begins again if somebody takes away the letter that a page ended with.
+        for letter in page:
+            if letter.message_id not in seen and len(seen) < limit:
+                seen.add(letter.message_id)
+                yield letter
         after = page[-1].message_id
 
 

@@ -95,7 +95,7 @@ def tell(problems: Iterable[str]) -> None:
     _write("error", problems)
 
 
-def warn(*problems: str) -> None:
+def warn(problems: Iterable[str]) -> None:
     """Write warnings to standard error, a line for each."""
     _write("warning", problems)
 
@@ -123,7 +123,7 @@ def _expected(exc: Exception) -> tuple[Sequence[str], ExitCode] | None:
 
 
 def _usage(exc: Any) -> str:
-    message = str(exc.format_message()).strip().removesuffix(".")
+    message = str(exc.format_message()).strip().removesuffix(".").replace("Value error, ", "")
     if exc.ctx is not None:
         message += f" (see '{exc.ctx.command_path} --help')"
     return message[:1].lower() + message[1:]

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from qbridge.bridge import QBridge
 from qbridge.cli.ends import CommandFailed
-from qbridge.cli.setting_up import queue_given, unshared_queue
+from qbridge.cli.setting_up import queue_given, why_unreachable
 from qbridge.config import Config
 from qbridge.errors import SourceUnavailable
 from qbridge.service import ExitCode
@@ -26,12 +26,14 @@ BULK_TIMEOUT = 600.0
 T = TypeVar("T")
 
 
-async def bounded(answer: Awaitable[T], queue: str, timeout: float = ANSWER_TIMEOUT) -> T:
+async def bounded(answer: Awaitable[T], queue: str, timeout: float | None = None) -> T:
     """Return what a broker answers.
 
     Raises:
-        SourceUnavailable: It did not within `timeout` seconds.
+        SourceUnavailable: It did not within `timeout` seconds; None stands for `ANSWER_TIMEOUT`.
     """
+    if timeout is None:
+        timeout = ANSWER_TIMEOUT
     try:
         async with asyncio.timeout(timeout):
             return await answer
@@ -62,8 +64,8 @@ async def opened_for_dead_letters(config: Config, queue: str) -> AsyncIterator[Q
         SourceMisconfigured: The broker refuses what was configured.
     """
     _, settings = queue_given(config, queue)
-    if reason := unshared_queue(queue, settings):
-        raise CommandFailed(reason, code=ExitCode.USAGE)
+    if reason := why_unreachable(settings):
+        raise CommandFailed(f"queue {queue!r}: {reason}", code=ExitCode.USAGE)
     without = CommandFailed(f"queue {queue!r} keeps no dead letters: its backend {settings.backend} can't")
     if not settings.provider.capabilities.dead_letters:
         raise without

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from qbridge.bridge import QBridge
-from qbridge.cli.ends import exit_code_of, tell
+from qbridge.cli.ends import exit_code_of, tell, warn
 from qbridge.cli.flags import ConfigFile, DebugFlag, Format, FormatFlag, Settings, overrides_given
 from qbridge.cli.operating import bounded, opened
 from qbridge.cli.output import Column, print_json, print_table
-from qbridge.cli.setting_up import read_config, unshared_queue
+from qbridge.cli.setting_up import read_config, why_unreachable
 from qbridge.config import Config, QueueConfig
 from qbridge.errors import MessageError, SourceError
 from qbridge.service import ExitCode
@@ -51,7 +51,10 @@ def queues(
     states = asyncio.run(_states(service_config))
     if format is Format.JSON:
         print_json([state.row for state in states])
-        tell(f"queue {state.row['queue']!r}: {state.problem}" for state in states if state.problem)
+        for state in states:
+            if state.problem:
+                write = tell if state.code else warn
+                write([f"queue {state.row['queue']!r}: {state.problem}"])
     else:
         _print_table(states)
     return max((state.code for state in states), default=ExitCode.OK)
@@ -73,7 +76,7 @@ async def _states(config: Config) -> Sequence[_State]:
 
 async def _state(bridge: QBridge, name: str, queue: QueueConfig) -> _State:
     row: dict[str, Any] = {"queue": name, "backend": queue.backend, **dict.fromkeys(_COUNTS), "oldest_age": None}
-    if reason := unshared_queue(name, queue):
+    if reason := why_unreachable(queue):
         return _State(row, reason)
     try:
         async with opened(bridge, name) as source:

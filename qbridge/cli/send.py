@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -17,9 +18,17 @@ from qbridge.cli.flags import ConfigFile, DebugFlag, Settings, duration_given, f
 from qbridge.cli.input_lines import InputLines, LineTooLongError
 from qbridge.cli.output import print_line
 from qbridge.cli.progress import Progress
-from qbridge.cli.setting_up import queue_given, read_config, read_handlers, unshared_queue
+from qbridge.cli.setting_up import queue_given, read_config, read_handlers, why_unreachable
 from qbridge.config import Config
-from qbridge.errors import ConfigError, InvalidArgumentsError, MessageError, SourceError, SourceUnavailable
+from qbridge.errors import (
+    ConfigError,
+    InvalidArgumentsError,
+    MessageError,
+    SourceError,
+    SourceUnavailable,
+    UnknownTaskError,
+    nearest_name_hint,
+)
 from qbridge.message import TaskMessage
 from qbridge.registry import Handler
 from qbridge.service import ExitCode
@@ -33,8 +42,6 @@ EXAMPLES = (
     "qbridge send hello --lines < names.jsonl > ids.txt",
     "qbridge send -- count -5",
 )
-
-_STANDARD_INPUT = 0
 
 #: JSON may take so many bytes for one of a message, as in \\u0041.
 _LONGEST_ESCAPE = 6
@@ -85,8 +92,10 @@ def send(
     seconds = duration_given(delay, "--delay")
     service_config = read_config(config, overrides_given(settings))
     name, queue_config = queue_given(service_config, queue)
-    if reason := unshared_queue(name, queue_config):
-        raise CommandFailed(f"{reason}: send from a handler, or give the queue another backend", code=ExitCode.USAGE)
+    if reason := why_unreachable(queue_config):
+        raise CommandFailed(
+            f"queue {name!r}: {reason}; send from a handler, or give the queue another backend", code=ExitCode.USAGE
+        )
     if seconds and not queue_config.provider.capabilities.delay:
         raise CommandFailed(
             f"queue {name!r} can't delay messages: its backend {queue_config.backend} has no such ability",
@@ -107,9 +116,17 @@ def send(
 
 def _handler(config: Config, file: Path, task: str) -> Handler:
     try:
-        return read_handlers(config, file)[task]
+        with redirect_stdout(sys.stderr):  # standard output has ids only
+            registry = read_handlers(config, file)
     except ConfigError as exc:
         raise ConfigError(*exc.problems, "to send without importing the handlers, add --no-check") from exc
+    handler = registry.find(task)
+    if handler is None:
+        advice = (
+            [] if nearest_name_hint(task, registry) else ["to send a task that another service runs, add --no-check"]
+        )
+        raise CommandFailed(str(UnknownTaskError(task, registry)), *advice, code=ExitCode.USAGE)
+    return handler
 
 
 async def _send_one(config: Config, queue: str, message: TaskMessage, delay: float) -> None:
@@ -118,10 +135,13 @@ async def _send_one(config: Config, queue: str, message: TaskMessage, delay: flo
 
 
 async def _send_lines(config: Config, queue: str, composer: Composer, *, delay: float, longest: int) -> None:
-    lines = InputLines(_STANDARD_INPUT, longest=longest)
+    if sys.stdin is None:  # its number may be anything's by now
+        raise CommandFailed("standard input is closed: --lines reads from there")
+    descriptor = sys.stdin.fileno()
+    lines = InputLines(descriptor, longest=longest)
     sent = 0
     async with QBridge.from_config(None, config) as bridge:
-        with Progress(_STANDARD_INPUT) as progress:
+        with Progress(descriptor) as progress:
             async for messages, problem in _batches(lines, composer):
                 if messages:
                     await _send_batch(bridge, queue, messages, delay=delay, sent=sent)
@@ -168,8 +188,7 @@ async def _send_batch(bridge: QBridge, queue: str, messages: Sequence[TaskMessag
             before = f"{_tasks(sent)} sent, and " if sent or len(messages) > 1 else ""
             problems.append(f"{before}it is not known whether the broker has {unknown}")
         raise CommandFailed(*problems, code=exit_code_of(exc)) from exc
-    for message_id in ids:
-        print_line(message_id)
+    print_line("\n".join(ids))
     sys.stdout.flush()
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from qbridge.cli.ends import CommandFailed
 from qbridge.config import Config, QueueConfig, load_config
 from qbridge.errors import ConfigError, UnknownQueueError
 from qbridge.loading import load_handlers
 from qbridge.registry import HandlerRegistry
+from qbridge.service import ExitCode
 
-__all__ = ["queue_given", "read_config", "read_handlers", "unshared_queue"]
+__all__ = ["queue_given", "read_config", "read_handlers", "why_unreachable"]
 
 
 def read_config(file: Path, overrides: Mapping[str, object]) -> Config:
@@ -49,18 +51,21 @@ def queue_given(config: Config, queue: str | None) -> tuple[str, QueueConfig]:
         queue: The name that was given; None takes the only queue there is, or the one called `default`.
 
     Raises:
-        UnknownQueueError: No queue has that name, or none was given and it can't be guessed.
+        UnknownQueueError: No queue has that name.
+        CommandFailed: None was given, and there are several and none called `default`.
     """
     known = config.queues
     if queue is None:
         queue = next(iter(known)) if len(known) == 1 else "default"
+        if queue not in known:
+            raise CommandFailed(f"choose one with --queue (known: {', '.join(known)})", code=ExitCode.USAGE)
     if queue not in known:
         raise UnknownQueueError(queue, known)
     return queue, known[queue]
 
 
-def unshared_queue(name: str, settings: QueueConfig) -> str:
+def why_unreachable(queue: QueueConfig) -> str:
     """Return why no other process than the worker can reach a queue; "" if one can."""
-    if settings.provider.capabilities.shared:
+    if queue.provider.capabilities.shared:
         return ""
-    return f"queue {name!r} lives in the worker's process (backend {settings.backend}), no other command can reach it"
+    return f"backend {queue.backend} keeps its messages in the worker's process, where no other command can reach them"
