@@ -130,7 +130,7 @@ def test_a_page_does_what_it_shows(page: Path, tmp_path: Path) -> None:
 def test_a_page_that_shows_something_else_is_caught(text: str, complaint: str, tmp_path: Path) -> None:
     """A block that fails, or prints what the page doesn't show, fails with the block's line."""
     with (
-        PageRun(tmp_path, environment=environment(tmp_path / "bin", None), patience=1.0) as run,
+        PageRun(tmp_path, environment=environment(tmp_path / "bin", None), patience=8.0) as run,
         pytest.raises(PageError) as caught,
     ):
         run.run(text)
