@@ -36,14 +36,24 @@ class RedisServer:
     not even if that one is killed.
 
     Args:
-        append_only: Keep an append-only file, so that what was accepted survives `kill()`.
+        append_only: Keep an append-only file, so that what was accepted survives `stop()`, and mostly `kill()`: while
+            the disk is slow, Redis may keep writes back for two seconds.
+        sync_always: Sync that file with every write, so that everything that was accepted survives `kill()`.
         arguments: More command-line arguments, such as `("--requirepass", "secret")`.
         password: What `cli()` and the start-up check log in with; the server itself learns it from `arguments`.
     """
 
-    def __init__(self, *, append_only: bool = True, arguments: tuple[str, ...] = (), password: str = "") -> None:
+    def __init__(
+        self,
+        *,
+        append_only: bool = True,
+        sync_always: bool = False,
+        arguments: tuple[str, ...] = (),
+        password: str = "",
+    ) -> None:
         self.port = _free_port()
         self._append_only = append_only
+        self._sync_always = sync_always
         self._arguments = arguments
         self._password = password
         self._folder = Path(tempfile.mkdtemp(prefix="qbridge-redis-"))
@@ -180,6 +190,7 @@ class RedisServer:
                 *SERVER,
                 *("--bind", "127.0.0.1", "--port", str(self.port), "--unixsocket", "", "--dir", str(self._folder)),
                 *("--save", "", "--appendonly", "yes" if self._append_only else "no"),
+                *("--appendfsync", "always" if self._sync_always else "everysec"),
                 *("--logfile", str(self.log), "--daemonize", "no"),
                 *self._arguments,
             ],

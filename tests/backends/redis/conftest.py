@@ -43,6 +43,13 @@ def own_server(_redis_server_is_installed: None) -> Iterator[RedisServer]:
 
 
 @pytest.fixture
+def durable_server(_redis_server_is_installed: None) -> Iterator[RedisServer]:
+    """A server for one test that kills it and counts on what it had accepted."""
+    with RedisServer(sync_always=True) as server:
+        yield server
+
+
+@pytest.fixture
 def key() -> str:
     """A key that no other test uses."""
     return f"queue-{uuid.uuid4().hex}"

@@ -78,19 +78,18 @@ async def test_everything_works_after_the_scripts_were_forgotten(
 
 
 async def test_a_killed_server_keeps_messages_attempts_and_leases(
-    own_server: RedisServer, open_source: SourceFactory, key: str
+    durable_server: RedisServer, open_source: SourceFactory, key: str
 ) -> None:
     """kill -9 of the server with messages everywhere: after its restart each is where it was."""
-    source = await open_source(own_server, key, lease=3)
+    source = await open_source(durable_server, key, lease=3)
     await source.send([*outgoing(*[b"%d" % number for number in range(6)]), *outgoing(b"later", delay=0.5)])
     acked, retried, dead, held, lost = await source.receive(5, 1)
     await source.settle([acked.ack(), retried.retry(0.5, "failed"), dead.dead_letter("rejected", "bad")])
-    # An append-only file is synced once a second; a killed process loses nothing that it has written.
-    own_server.kill()
+    durable_server.kill()
     with pytest.raises(SourceUnavailable):
         await source.receive(10, 1)
     await source.close()
-    own_server.start()
+    durable_server.start()
     await source.open()
 
     kept = await source.keep_alive([held])
@@ -107,18 +106,18 @@ async def test_a_killed_server_keeps_messages_attempts_and_leases(
 
 
 async def test_after_a_long_outage_living_workers_keep_what_they_hold(
-    own_server: RedisServer, open_source: SourceFactory, key: str
+    durable_server: RedisServer, open_source: SourceFactory, key: str
 ) -> None:
     """Leases that lapsed while the server was away aren't taken before their workers had one lease to renew them."""
-    source = await open_source(own_server, key, lease=2)
-    other = await open_source(own_server, key, lease=2)
+    source = await open_source(durable_server, key, lease=2)
+    other = await open_source(durable_server, key, lease=2)
     await source.send(outgoing(b"held", b"lost"))
     held, lost = await source.receive(2, 1)
-    own_server.kill()
+    durable_server.kill()
     await source.close()
     await other.close()
     await asyncio.sleep(2.1)
-    own_server.start()
+    durable_server.start()
     await other.open()
     early = await other.receive(10, 0)
     stats = await other.stats()
