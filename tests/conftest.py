@@ -11,6 +11,7 @@ import gc
 import inspect
 import os
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -26,6 +27,12 @@ GRACE = 1.0  # seconds that what is already ending may take to end
 KINDS = frozenset({"threads", "tasks", "sockets"})
 HAS_FAILED = pytest.StashKey[bool]()
 OPEN_FILES = Path("/proc/self/fd")
+
+
+def pytest_configure() -> None:
+    """Heed Ctrl-C where it is ignored, as in the background of a script: the processes of tests inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -175,3 +176,23 @@ def test_a_missing_redis_server_is_a_fault_in_ci_only(
     result = run(suite, tests)
 
     result.assert_outcomes(**{outcome: 1})
+
+
+def test_ctrl_c_counts_although_it_is_ignored_outside(suite: pytest.Pytester) -> None:
+    """Started where SIGINT is ignored, as in the background of a script, tests can still stop processes by it."""
+    tests = suite.makepyfile("""
+        import signal
+        import subprocess
+
+        def test_interrupts_a_process():
+            process = subprocess.Popen(["sleep", "30"])
+
+            process.send_signal(signal.SIGINT)
+
+            assert -signal.SIGINT == process.wait(timeout=10)
+    """)
+    pytest_command = f"{sys.executable} -m pytest -p no:hypothesispytest {tests}"
+
+    result = suite.run("bash", "-c", f"trap '' INT; exec {pytest_command}")
+
+    assert 0 == result.ret
