@@ -13,13 +13,13 @@ from typing import Annotated
 import typer
 
 from qbridge.bridge import QBridge
-from qbridge.cli.ends import CommandFailed
+from qbridge.cli.ends import CommandFailed, warn
 from qbridge.cli.flags import ConfigFile, DebugFlag, Settings, flag, overrides_given
 from qbridge.cli.moving import Mover, Place
 from qbridge.cli.operating import bounded, opened
-from qbridge.cli.output import one_line, print_line
-from qbridge.cli.setting_up import queue_given, read_config
-from qbridge.config import Config, QueueConfig
+from qbridge.cli.output import print_line
+from qbridge.cli.setting_up import queue_given, read_config, why_unreachable
+from qbridge.config import Config
 from qbridge.service import ExitCode
 from qbridge.source import QueueSource
 
@@ -60,24 +60,17 @@ def move(
     """
     service_config = read_config(config, overrides_given(settings))
     for name in (origin, target):
-        _check_shared(*queue_given(service_config, name))
+        _, queue = queue_given(service_config, name)
+        if reason := why_unreachable(queue):
+            raise CommandFailed(f"queue {name!r}: {reason}", code=ExitCode.USAGE)
     if origin == target:
         raise typer.BadParameter(f"{target!r} is where the messages are", param_hint="'--to'")
     return asyncio.run(_move(service_config, origin, target, limit))
 
 
-def _check_shared(name: str, queue: QueueConfig) -> None:
-    if not queue.provider.capabilities.shared:
-        raise CommandFailed(
-            f"queue {name!r}: backend {queue.backend} keeps its messages in the worker's process, where no other "
-            "command can reach them",
-            code=ExitCode.USAGE,
-        )
-
-
 async def _move(config: Config, origin: str, target: str, limit: int | None) -> int:
     if config.queues[origin].codec != config.queues[target].codec:
-        _note(f"queues {origin!r} and {target!r} have different codecs, and messages are moved as they are")
+        warn([f"queues {origin!r} and {target!r} have different codecs, and messages are moved as they are"])
     async with (
         QBridge.from_config(None, config) as bridge,
         opened(bridge, target) as to_source,
@@ -103,18 +96,15 @@ def _place(config: Config, queue: str, source: QueueSource) -> Place:
 def _tell(mover: Mover, origin: str, target: str) -> None:
     print_line(f"{_messages(mover.moved)} moved from {origin!r} to {target!r}")
     if mover.doubled:
-        _note(f"{_messages(mover.doubled)} may be in both queues: {origin!r} had given them to somebody else meanwhile")
+        warn(
+            [f"{_messages(mover.doubled)} may be in both queues: {origin!r} had given them to somebody else meanwhile"]
+        )
     if mover.without_headers:
-        _note(f"{_messages(mover.without_headers)} had headers, which queue {target!r} can't carry")
+        warn([f"{_messages(mover.without_headers)} had headers, which queue {target!r} can't carry"])
 
 
 def _messages(count: int) -> str:
     return "1 message" if count == 1 else f"{count} messages"
-
-
-def _note(text: str) -> None:
-    sys.stderr.write(f"warning: {one_line(text)}\n")
-    sys.stderr.flush()
 
 
 @contextmanager

@@ -38,6 +38,7 @@ def test_these_are_the_commands() -> None:
         "qbridge check",
         "qbridge send",
         "qbridge queues",
+        "qbridge move",
         "qbridge backends",
         "qbridge schema",
         "qbridge init",
