@@ -114,7 +114,7 @@ def test_a_page_does_what_it_shows(page: Path, tmp_path: Path) -> None:
         ("```console\n$ echo a\nb\n```\n", "line 1: the page shows\nb\nbut what is printed is\na\n"),
         ("```console\n$ echo a\n$ exit 3\n```\n", "line 1: 'exit 3' exits with 3"),
         ("```console\n$ cat tasks.py\nx = 1\n```\n", "line 1: 'cat tasks.py' exits with 1"),
-        ('```console terminal="t"\n$ echo ready; exec sleep 0.2\nsteady\n```\n', "did not print what is shown:\nsteady"),
+        ('```console terminal="t"\n$ echo ready; exec sleep 0.2\nsteady\n```\n', "did not print what is shown"),
         ('```console terminal="t"\n$ exec sleep 30\n```\n', "in terminal 't' is never ended with ^C"),
         ('```console terminal="t"\n$ exec sleep 30\n^C\n```\n', "exits with -2 after ^C"),
         ("```yaml\nlogging: {levle: debug}\n```\n", "logging.levle is not a known key"),
