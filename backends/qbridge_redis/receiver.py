@@ -84,6 +84,8 @@ class Receiver:
         self._is_full = False
         self._looked_at = -math.inf
         self._look_at = 0.0
+        self._expected_at = math.inf
+        self._is_closing = False
         self._returning: set[asyncio.Task[None]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -104,7 +106,7 @@ class Receiver:
                 if refusals > 2:
                     raise SourceUnavailable(f"Redis at {link.where}, claiming: it forgets scripts, or its clock jumps")
                 continue
-            if deliveries or self._woken.is_set() or self._loop.time() >= deadline:
+            if deliveries or self._woken.is_set() or self._is_closing or self._loop.time() >= deadline:
                 self._woken.clear()
                 return deliveries
             if self._is_full:
@@ -118,6 +120,7 @@ class Receiver:
     def expect(self, delay: float) -> None:
         """Take note that something falls due in `delay` seconds, so that this worker sees it without a look around."""
         at = self._loop.time() + delay
+        self._expected_at = min(self._expected_at, at)
         if at < self._look_at:
             self._look_at = at
             if self._is_blocked and delay < _LONGEST_BLOCK:
@@ -125,6 +128,7 @@ class Receiver:
 
     async def close(self) -> None:
         """Let claims on their way come home, give back those that nobody waits for, disconnect. Bounded."""
+        self._is_closing = True
         if self._request is not None and not self._request.done():
             self._unblock()
             await asyncio.wait({self._request}, timeout=_FAREWELL)
@@ -167,6 +171,7 @@ class Receiver:
         else:
             request = link.request(script)
         self._request, self._is_blocked = request, bool(block)
+        self._expected_at = math.inf
         try:
             replies = await asyncio.shield(request)
         except asyncio.CancelledError:
@@ -190,7 +195,8 @@ class Receiver:
         reply = link.accept(reply, doing="claiming")
         self._claims.learn_time(reply[0])
         self._looked_at = self._loop.time()
-        self._look_at = math.inf if reply[1] < 0 else self._looked_at + reply[1] / 1e6
+        # What was expected since the claim was sent may be news to its reply.
+        self._look_at = min(self._expected_at, math.inf if reply[1] < 0 else self._looked_at + reply[1] / 1e6)
         if reply[2] < 0:
             return None
         deliveries = self._claims.deliveries(claim, reply)
@@ -203,7 +209,7 @@ class Receiver:
         # The caller of this claim was cancelled: what it takes must not wait for its lease to lapse.
         try:
             reply = (await request)[-1]
-            if not isinstance(reply, ServerRefusal) and len(self._claims.deliveries(claim, reply)):
+            if not isinstance(reply, ServerRefusal) and self._claims.deliveries(claim, reply):
                 await release(self._commands, self._keys, claim.receipts())
             self._look_at = 0.0
         except SourceError:

@@ -21,6 +21,7 @@ class CuttingProxy:
         self._target = port
         self._marker: bytes | None = None
         self._held: bytes | None = None
+        self._held_reply: bytes | None = None
         self._go_on = asyncio.Event()
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -33,9 +34,13 @@ class CuttingProxy:
         """Keep the next request that contains `marker` from the server until `release()`."""
         self._held = marker
 
+    def hold_reply_to(self, marker: bytes) -> None:
+        """Keep the replies of the connection that next requests something with `marker` until `release()`."""
+        self._held_reply = marker
+
     def release(self) -> None:
-        """Let a held request go on."""
-        self._held = None
+        """Let what is held go on."""
+        self._held = self._held_reply = None
         self._go_on.set()
 
     async def __aenter__(self) -> CuttingProxy:
@@ -59,11 +64,11 @@ class CuttingProxy:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", self._target)
-        cut = asyncio.Event()
+        cut, hold = asyncio.Event(), asyncio.Event()
         try:
             async with asyncio.TaskGroup() as group:
-                requests = group.create_task(self._forward_requests(reader, upstream_writer, cut))
-                await self._forward_replies(upstream_reader, writer, cut)
+                requests = group.create_task(self._forward_requests(reader, upstream_writer, cut, hold))
+                await self._forward_replies(upstream_reader, writer, cut, hold)
                 requests.cancel()
         except* OSError:
             pass
@@ -72,12 +77,15 @@ class CuttingProxy:
             upstream_writer.close()
 
     async def _forward_requests(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, cut: asyncio.Event
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, cut: asyncio.Event, hold: asyncio.Event
     ) -> None:
         while received := await reader.read(65536):
             if self._marker is not None and self._marker in received:
                 self._marker = None
                 cut.set()
+            if self._held_reply is not None and self._held_reply in received:
+                self._held_reply = None
+                hold.set()
             if self._held is not None and self._held in received:
                 await self._go_on.wait()
             writer.write(received)
@@ -85,11 +93,14 @@ class CuttingProxy:
         writer.close()
 
     async def _forward_replies(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, cut: asyncio.Event
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, cut: asyncio.Event, hold: asyncio.Event
     ) -> None:
         while received := await reader.read(65536):
             if cut.is_set():
                 self.cuts += 1
                 return
+            if hold.is_set():
+                await self._go_on.wait()
+                hold.clear()
             writer.write(received)
             await writer.drain()

@@ -9,6 +9,7 @@ import pytest
 
 from qbridge import Settled, SourceFull
 from qbridge_redis import RedisOptions, RedisSource
+from qbridge_redis.scripts import load_scripts
 from tests.backends.redis.conftest import SourceFactory
 from tests.backends.redis.proxy import CuttingProxy
 from tests.backends.redis.steps import bodies, calls, outgoing, receive_all, until
@@ -198,6 +199,29 @@ async def test_what_falls_due_ends_the_wait(
     assert [b"x"] == retried
     assert [b"y"] == delayed
     assert time.monotonic() - started >= 0.3
+
+
+async def test_what_was_returned_while_a_claim_was_on_its_way_ends_the_wait(
+    own_server: RedisServer, key: str, never_look_around: None
+) -> None:
+    """A claim that ran before a retry and is answered after it doesn't make the worker forget when that falls due."""
+    async with CuttingProxy(own_server.port) as proxy:
+        source = RedisSource(key, RedisOptions.model_validate({"url": f"redis://127.0.0.1:{proxy.port}"}))
+        await source.open()
+        await source.send(outgoing(b"x"))
+        [delivery] = await source.receive(1, 1)
+        await source.settle([delivery.release()])
+        [delivery] = await source.receive(1, 1)
+        own_server.cli("CONFIG", "RESETSTAT")
+        proxy.hold_reply_to(load_scripts().claim.digest.encode())
+        waiting = asyncio.create_task(source.receive(1, 20))
+        await until(lambda: calls(own_server).get("evalsha", 0) == 1)
+        await source.settle([delivery.retry(0.2)])
+
+        proxy.release()
+
+        assert [b"x"] == bodies(await asyncio.wait_for(waiting, 5))
+        await source.close()
 
 
 async def test_what_another_worker_returns_ends_the_wait(
