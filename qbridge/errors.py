@@ -191,6 +191,10 @@ class Retry(Signal):
         delay: Seconds until the next attempt; None takes the handler's retry policy.
     """
 
+    # For subclasses that don't call our __init__.
+    reason: str = ""
+    delay: float | None = None
+
     def __init__(self, reason: str = "", *, delay: float | None = None) -> None:
         if delay is not None and not 0 <= delay < float("inf"):
             raise ValueError(f"delay must be 0 or more seconds, not {delay!r}")
@@ -205,6 +209,9 @@ class Reject(Signal):
     Args:
         reason: Kept with the dead letter.
     """
+
+    # For subclasses that don't call our __init__.
+    reason: str = ""
 
     def __init__(self, reason: str = "") -> None:
         super().__init__(reason)

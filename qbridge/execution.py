@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import logging
+import threading
 import traceback
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +21,7 @@ from qbridge.registry import Handler, TaskContext
 from qbridge.retry import RetryPolicy
 from qbridge.source import MAX_ERROR_LENGTH, DeadLetterReason, Delivery, Settlement
 
-__all__ = ["CancelReason", "Executor", "Job", "describe_error"]
+__all__ = ["CancelReason", "Executor", "Job", "WorkerThreads", "describe_error"]
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +104,34 @@ class Job:
         self.thread: Any = None
 
 
+class WorkerThreads(ThreadPoolExecutor):
+    """Threads for what may not run on a loop. It knows them, so as to tell of those that don't end.
+
+    Args:
+        count: How many run at once; None takes Python's own choice.
+        name: What their names begin with.
+    """
+
+    def __init__(self, count: int | None, name: str) -> None:
+        super().__init__(count, thread_name_prefix=name, initializer=self._note)
+        self._noted: list[threading.Thread] = []
+
+    @property
+    def alive(self) -> int:
+        """How many of the threads have not ended; they hold the process."""
+        return sum(thread.is_alive() for thread in self._noted)
+
+    def leave(self, timeout: float) -> None:
+        """Call off what has not begun, and wait at most `timeout` seconds for the rest."""
+        self.shutdown(wait=False, cancel_futures=True)
+        deadline = monotonic() + timeout
+        for thread in self._noted:
+            thread.join(max(0.0, deadline - monotonic()))
+
+    def _note(self) -> None:
+        self._noted.append(threading.current_thread())
+
+
 class Executor:
     """Runs jobs on one event loop. Belongs to that loop: every method is called on it.
 
@@ -124,15 +154,12 @@ class Executor:
     ) -> None:
         self._loop = loop
         self._name = name
-        self._worker_threads = worker_threads
         self._send = send
         self._on_end = on_end
-        self._pool: ThreadPoolExecutor | None = None
+        self._workers = WorkerThreads(worker_threads, f"{name}-worker")
         self._deadlines: Deadlines[Job] = Deadlines(loop, self._time_out)
         #: Jobs that have not ended. A strong reference: the loop itself keeps only weak ones to its tasks.
         self.running: dict[Job, None] = {}
-        #: Plain functions that still ran when this was closed; their threads hold the process.
-        self.left_behind = 0
 
     def start(self, jobs: list[Job]) -> None:
         """Start jobs, in order, each in a context of its own."""
@@ -160,12 +187,15 @@ class Executor:
         for job in list(self.running):
             self.cancel(job, reason)
 
-    def close(self) -> None:
-        """Let go of the worker threads; those that are busy are not waited for."""
-        self.left_behind = sum(not job.handler.is_coroutine for job in self.running)
+    @property
+    def left_behind(self) -> int:
+        """How many worker threads have not ended, though this was closed; they hold the process."""
+        return self._workers.alive
+
+    def close(self, timeout: float) -> None:
+        """Let go of the worker threads, and wait at most `timeout` seconds for those that are busy."""
         self._deadlines.close()
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+        self._workers.leave(timeout)
 
     async def _run(self, job: Job) -> None:
         job.started_at = monotonic()
@@ -173,7 +203,7 @@ class Executor:
         try:
             if job.cancel_reason is not None:
                 raise asyncio.CancelledError  # noqa: TRY301  # one place decides what a cancelled job becomes
-            if handler.timeout is not None:
+            if handler.timeout is not None and handler.is_coroutine:
                 self._deadlines.add(job, handler.timeout)
             context = self._context_of(job) if handler.wants_context else None
             args, kwargs = handler.bind(job.message, context)
@@ -181,23 +211,27 @@ class Executor:
                 await handler.function(*args, **kwargs)
             else:
                 await self._run_in_thread(job, args, kwargs)
-            job.settlement = job.delivery.ack()
+            # A handler that swallowed its cancellation, or whose thread ran on, has failed all the same.
+            is_late = job.cancel_reason is CancelReason.TIMEOUT
+            job.settlement = self._timed_out(job) if is_late else job.delivery.ack()
         except asyncio.CancelledError as exc:
             self._settle_cancelled(job, exc)
         except InvalidArgumentsError as exc:
             job.error = str(exc)[:MAX_ERROR_LENGTH]
             job.settlement = job.delivery.dead_letter(DeadLetterReason.INVALID, job.error)
         except Reject as exc:
-            job.error = exc.reason[:MAX_ERROR_LENGTH] or "rejected by the handler"
+            job.error = str(exc.reason)[:MAX_ERROR_LENGTH] or "rejected by the handler"
             job.settlement = job.delivery.dead_letter(DeadLetterReason.REJECTED, job.error)
         except Retry as exc:
-            job.error = exc.reason[:MAX_ERROR_LENGTH] or "the handler asked for a retry"
+            job.error = str(exc.reason)[:MAX_ERROR_LENGTH] or "the handler asked for a retry"
             job.settlement = self._failed(job, exc.delay)
         except GeneratorExit:  # the loop is gone: the dispatcher has given this job up
             raise
         except BaseException as exc:  # noqa: BLE001  # the border to the handler: even SystemExit must not end the loop
             job.error = describe_error(exc)
-            job.settlement = self._failed(job, None)
+            # What it raises because the worker leaves is no failure of its own.
+            is_leaving = job.cancel_reason is CancelReason.DRAIN
+            job.settlement = job.delivery.release() if is_leaving else self._failed(job, None)
         job.ended_at = monotonic()
         job.task = None
         if job.cancel_reason is CancelReason.LEASE_LOST:
@@ -222,10 +256,8 @@ class Executor:
         )
 
     async def _run_in_thread(self, job: Job, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._worker_threads, thread_name_prefix=f"{self._name}-worker")
         context = contextvars.copy_context()
-        future = self._pool.submit(context.run, job.handler.function, *args, **kwargs)
+        future = self._workers.submit(context.run, self._call, job, args, kwargs)
         waiter = asyncio.wrap_future(future)
         cancelled: asyncio.CancelledError | None = None
         while not waiter.done():
@@ -239,24 +271,34 @@ class Executor:
                     break
         if future.cancelled():
             raise cancelled or asyncio.CancelledError
-        error = waiter.exception()
-        if error is not None:
-            raise error
-        if cancelled is not None and job.cancel_reason is CancelReason.TIMEOUT:
-            raise cancelled
+        result = waiter.result()
+        if inspect.iscoroutine(result):  # a plain decorator stands around a coroutine function
+            await result
+
+    def _call(self, job: Job, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a plain function, in its worker thread."""
+        if job.handler.timeout is not None:  # from here on: waiting for a free thread is no part of the attempt
+            self._loop.call_soon_threadsafe(self._deadlines.add, job, job.handler.timeout)
+        try:
+            return job.handler.function(*args, **kwargs)
+        except StopIteration as exc:  # no future can carry it, as no coroutine can raise it
+            raise RuntimeError("handler raised StopIteration") from exc
 
     def _time_out(self, job: Job) -> None:
         self.cancel(job, CancelReason.TIMEOUT)
 
     def _settle_cancelled(self, job: Job, exc: BaseException) -> None:
         if job.cancel_reason is CancelReason.TIMEOUT:
-            job.error = f"TimeoutError: handler {job.handler.name!r} ran over its timeout of {job.handler.timeout:g} s"
-            job.settlement = self._failed(job, None)
+            job.settlement = self._timed_out(job)
         elif job.cancel_reason is None:  # the handler cancelled itself, or let a cancelled future's error through
             job.error = describe_error(exc)
             job.settlement = self._failed(job, None)
         else:
             job.settlement = job.delivery.release()
+
+    def _timed_out(self, job: Job) -> Settlement:
+        job.error = f"TimeoutError: handler {job.handler.name!r} ran over its timeout of {job.handler.timeout:g} s"
+        return self._failed(job, None)
 
     def _failed(self, job: Job, delay: float | None) -> Settlement:
         attempt = job.delivery.attempt

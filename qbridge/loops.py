@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Literal
 
 from qbridge.errors import BridgeStateError, ConfigError
-from qbridge.execution import CancelReason, Executor, Job
+from qbridge.execution import CancelReason, Executor, Job, WorkerThreads
 from qbridge.mailbox import Mailbox
 
 __all__ = ["LoopGroup", "LoopImplementation", "LoopThread", "new_loop"]
@@ -28,7 +28,7 @@ LoopImplementation = Literal["auto", "asyncio", "uvloop"]
 #: Seconds between two heartbeats of a loop thread.
 HEARTBEAT = 0.5
 
-#: Seconds that background tasks, async generators and the default executor get when a loop ends.
+#: Seconds that background tasks, async generators and busy threads get when a loop ends, each of these.
 _WIND_UP = 1.0
 
 
@@ -88,7 +88,11 @@ class LoopThread:
             self._loop, name=name, worker_threads=worker_threads, send=send, on_end=self._outbox.put
         )
         self._inbox: Mailbox[Job] = Mailbox(self._loop, self._executor.start)
+        # What asyncio.to_thread uses. Ours, as a loop would wait for its own without limit when it ends.
+        self._side_threads = WorkerThreads(None, f"{name}-side")
+        self._loop.set_default_executor(self._side_threads)
         self._thread = threading.Thread(target=self._main, name=name)
+        self._is_stopping = False
         self._ready = asyncio.Event()
         self._ended = asyncio.Event()
 
@@ -104,8 +108,8 @@ class LoopThread:
 
     @property
     def is_wedged(self) -> bool:
-        """Whether, after `stop`, its thread or one of its worker threads still runs; the process can't end then."""
-        return self._thread.is_alive() or self._executor.left_behind > 0
+        """Whether, after `stop`, its thread or one that works for it still runs; the process can't end then."""
+        return self._thread.is_alive() or self._executor.left_behind + self._side_threads.alive > 0
 
     async def start(self) -> None:
         """Start the thread and wait until its loop runs. Called once.
@@ -153,7 +157,7 @@ class LoopThread:
         if self._thread.ident is None:
             self._loop.close()
             return True
-        self._call(self._loop.stop)
+        self._call(self._end)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._ended.wait()
@@ -170,15 +174,26 @@ class LoopThread:
         self._loop.call_soon(self._tell_home, self._ready.set)
         self._loop.call_soon(self._beat)
         try:
-            self._loop.run_forever()
+            while not self._is_stopping:
+                try:
+                    self._loop.run_forever()
+                except (SystemExit, KeyboardInterrupt):
+                    # Whoever awaits that task has been told; the loop goes on where it was.
+                    log.exception(
+                        "a task that a handler has left tried to end its loop", extra={"loop_thread": self.name}
+                    )
         finally:
             self._inbox.close()
             try:
                 self._wind_up()
-            except Exception:
+            except (Exception, SystemExit, KeyboardInterrupt):
                 log.exception("a loop thread did not end cleanly", extra={"loop_thread": self.name})
             finally:
                 self._tell_home(self._ended.set)
+
+    def _end(self) -> None:
+        self._is_stopping = True
+        self._loop.stop()
 
     def _beat(self) -> None:
         self.last_beat = monotonic()
@@ -191,16 +206,17 @@ class LoopThread:
     def _wind_up(self) -> None:
         """End what handlers left on the loop, within bounds, and close it."""
         loop = self._loop
-        self._executor.close()
         try:
             left = asyncio.all_tasks(loop)
             for task in left:
                 task.cancel()
             if left:
                 loop.run_until_complete(asyncio.wait(left, timeout=_WIND_UP))
-            for closing in (loop.shutdown_asyncgens(), loop.shutdown_default_executor()):
-                loop.run_until_complete(asyncio.wait([loop.create_task(closing)], timeout=_WIND_UP))
+            closing = loop.create_task(loop.shutdown_asyncgens())
+            loop.run_until_complete(asyncio.wait([closing], timeout=_WIND_UP))
         finally:
+            self._side_threads.leave(_WIND_UP)
+            self._executor.close(_WIND_UP)
             loop.close()
 
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-__all__ = ["PATIENCE", "Latch", "Watch"]
+__all__ = ["PATIENCE", "Latch", "Watch", "poll"]
 
 #: Seconds after which a test that waits has failed; far more than a busy machine needs.
 PATIENCE = 20.0
@@ -79,6 +79,17 @@ class Watch:
             while not predicate():
                 self._event.clear()
                 await self._event.wait()
+
+
+async def poll(predicate: Callable[[], object], timeout: float = PATIENCE) -> None:
+    """Look again and again until `predicate()` is true, where nothing tells of the change.
+
+    Raises:
+        TimeoutError: It did not become true in time.
+    """
+    async with asyncio.timeout(timeout):
+        while not predicate():  # noqa: ASYNC110  # what is asked has no event
+            await asyncio.sleep(0.001)
 
 
 def _resolve(waiter: asyncio.Future[None]) -> None:
