@@ -255,18 +255,18 @@ class LoopGroup:
             if room <= 0 or not thread.submit(jobs if len(jobs) <= room else jobs[:room]):
                 return jobs
             return jobs[room:]
-        share = -(-len(jobs) // len(self.threads))
-        for thread in sorted(self.threads, key=_load):
-            part = jobs[: min(share, max(thread.free, 0))]
-            if part and thread.submit(part):
-                jobs = jobs[len(part) :]
-        for thread in sorted(self.threads, key=_load):
-            part = jobs[: max(thread.free, 0)]
-            if part and thread.submit(part):
-                jobs = jobs[len(part) :]
-        return jobs
+        # A loop that has missed two heartbeats is blocked: it gets only what nobody else has room for.
+        late = monotonic() - 2 * HEARTBEAT
+        jobs = _deal(jobs, [thread for thread in self.threads if thread.last_beat > late])
+        return _deal(jobs, self.threads) if jobs else jobs
 
 
-def _load(thread: LoopThread) -> tuple[bool, int]:
-    # A thread that has missed two heartbeats gets work last: its loop is blocked.
-    return (monotonic() - thread.last_beat > 2 * HEARTBEAT, thread.in_flight)
+def _deal(jobs: Sequence[Job], threads: Sequence[LoopThread]) -> Sequence[Job]:
+    """Hand over jobs, in order: to each thread its share, the least loaded first, then what others had no room for."""
+    share = -(-len(jobs) // max(len(threads), 1))
+    for most in (share, len(jobs)):
+        for thread in sorted(threads, key=lambda thread: thread.in_flight):
+            part = jobs[: min(most, max(thread.free, 0))]
+            if part and thread.submit(part):
+                jobs = jobs[len(part) :]
+    return jobs
