@@ -90,6 +90,7 @@ class WorkerDrained:
     abandoned: int
 
 
+#: What a listener of an `EventHub` gets: one of these.
 Event = TaskFinished | LeaseLost | SourceLost | SourceReady | WorkerDrained
 
 
