@@ -76,6 +76,9 @@ class ConformanceBase(ABC):
     #: A clock for leases and delays that the tests move; None lets real time pass. `wait` is real time always.
     clock: Clock | None = None
 
+    #: What of `QueueStats` the broker can't tell: "in_flight" (then a source counts what it has itself), "oldest_age".
+    untold: ClassVar[frozenset[str]] = frozenset()
+
     _anchor: ClassVar[str] = ""
     _opened: list[QueueSource]
 
