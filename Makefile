@@ -31,7 +31,7 @@ demo: $(VENV)/.project  ## Run a worker service on a queue file, send it tasks, 
 	$(RUN) docs/examples/quickstart/demo.py
 
 .PHONY: test
-test: $(VENV)/.tools redis-server  ## Run the tests, e.g. make test ARGS="-k retry"
+test: $(VENV)/.tools redis-server rabbitmq-server  ## Run the tests, e.g. make test ARGS="-k retry"
 	$(RUN) -m pytest $(ARGS)
 
 .PHONY: check
@@ -72,6 +72,11 @@ clean:  ## Remove all that these targets made, .venv too
 .PHONY: redis-server
 redis-server:
 	@command -v redis-server >/dev/null || bash .ci/debian redis-server
+
+# Only the program: a service that the package starts stays idle beside the tests' own servers.
+.PHONY: rabbitmq-server
+rabbitmq-server:
+	@test -x /usr/lib/rabbitmq/bin/rabbitmq-server || command -v rabbitmq-server >/dev/null || bash .ci/debian rabbitmq-server
 
 $(VENV)/.venv: constraints.txt .ci/venv
 	bash .ci/venv $(VENV) $(PYTHON)

@@ -10,7 +10,6 @@ import asyncio
 import gc
 import inspect
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -21,12 +20,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.rabbitmq_server import RabbitServer, rabbitmq_server_is_installed
+from tests.support.redis_server import redis_server_is_installed
+
 pytest_plugins = ["pytester"]  # runs the guards below on small suites of their own
 
 GRACE = 1.0  # seconds that what is already ending may take to end
 KINDS = frozenset({"threads", "tasks", "sockets"})
 HAS_FAILED = pytest.StashKey[bool]()
 OPEN_FILES = Path("/proc/self/fd")
+
+#: By the mark of a test: whether the server that it needs is installed.
+SERVERS = {"redis": redis_server_is_installed, "rabbitmq": rabbitmq_server_is_installed}
 
 
 def pytest_configure() -> None:
@@ -46,13 +51,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Without a redis-server a test that needs one is skipped at home, and fails in CI."""
-    if item.get_closest_marker("redis") is None or shutil.which("redis-server") is not None:
-        return
-    message = "redis-server is not installed; `make test` installs it"
-    if os.environ.get("CI"):
-        pytest.fail(message, pytrace=False)
-    pytest.skip(message)
+    """Without a broker's server a test that needs one is skipped at home, and fails in CI."""
+    for broker, is_installed in SERVERS.items():
+        if item.get_closest_marker(broker) is None or is_installed():
+            continue
+        message = f"{broker}-server is not installed; `make test` installs it"
+        if os.environ.get("CI"):
+            pytest.fail(message, pytrace=False)
+        pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server() -> Iterator[RabbitServer]:
+    """A RabbitMQ that all tests share, as its start takes long; its messages survive when a test restarts it."""
+    with RabbitServer() as server:
+        yield server
 
 
 @pytest.hookimpl(wrapper=True)
