@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -79,15 +79,30 @@ class Connection:
             raise translate(exc, self._path, busy_timeout=options.busy_timeout) from exc
         self._identity = _identity(self._path)
 
-    def begin(self, *, writes: bool) -> None:
-        """Begin a transaction; a writing one takes the write lock, waiting up to `busy_timeout` for it.
-
-        A transaction that reads first and writes later can't wait for the lock: SQLite refuses at once.
+    def while_busy(self, operation: Callable[[], ResultT]) -> ResultT:
+        """Return what `operation` returns; repeat it, for up to `busy_timeout`, while another process holds a lock.
 
         Raises:
-            sqlite3.Error: The lock stayed taken, or something failed; nothing has begun.
+            sqlite3.Error: The lock stayed taken, or something else failed. `operation` left no transaction open.
         """
-        self._while_busy(lambda: self.sqlite.execute("BEGIN IMMEDIATE" if writes else "BEGIN"))
+        end = time.monotonic() + self._options.busy_timeout
+        while True:
+            began = time.monotonic()
+            try:
+                return operation()
+            except sqlite3.OperationalError as exc:
+                if not is_busy(exc) or time.monotonic() >= end or self._stopping.is_set():
+                    raise
+            # Some locks SQLite doesn't wait for at all.
+            if time.monotonic() - began < _BUSY_SLICE / 2000:
+                self._stopping.wait(_BUSY_SLICE / 10000)
+
+    def begin(self, *, writes: bool) -> None:
+        """Begin a transaction; a writing one takes the write lock.
+
+        A transaction that reads first and writes later can't wait for the lock: SQLite refuses at once.
+        """
+        self.sqlite.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     def commit(self) -> None:
         """End the transaction; with `synchronous: full` it is on the disk then."""
@@ -110,20 +125,12 @@ class Connection:
     def _set_up(self, name: str) -> int:
         connection = self.sqlite
         # Names come from whoever wrote the file; one that isn't UTF-8 must not make its message unreadable.
-        connection.text_factory = functools.partial(str, encoding="utf-8", errors="replace")
-        for setting in _SETTINGS:
-            connection.execute(setting)
-        connection.execute(f"PRAGMA synchronous = {self._options.synchronous.upper()}")
-        # A write even if all is there: a file that can't be written is found now, not at the first message.
-        self.begin(writes=True)
-        try:
-            create_or_check(connection, self._path)
-            number = queue_number(connection, name)
-            self.commit()
-        except BaseException:
-            self.roll_back()
-            raise
-        [(mode,)] = self._while_busy(lambda: connection.execute("PRAGMA journal_mode = WAL").fetchall())
+        connection.text_factory = partial(str, encoding="utf-8", errors="replace")
+        # Even a setting reads the file, and may find it locked.
+        for setting in (*_SETTINGS, f"PRAGMA synchronous = {self._options.synchronous.upper()}"):
+            self.while_busy(partial(connection.execute, setting))
+        number = self.while_busy(partial(self._make_tables, name))
+        [(mode,)] = self.while_busy(lambda: connection.execute("PRAGMA journal_mode = WAL").fetchall())
         if mode != "wal":
             raise SourceMisconfigured(
                 f"can't use {str(self._path)!r}: its file system doesn't allow SQLite's write-ahead log "
@@ -131,18 +138,17 @@ class Connection:
             )
         return number
 
-    def _while_busy(self, operation: Callable[[], ResultT]) -> ResultT:
-        end = time.monotonic() + self._options.busy_timeout
-        while True:
-            began = time.monotonic()
-            try:
-                return operation()
-            except sqlite3.OperationalError as exc:
-                if not is_busy(exc) or time.monotonic() >= end or self._stopping.is_set():
-                    raise
-            # Some locks SQLite doesn't wait for at all.
-            if time.monotonic() - began < _BUSY_SLICE / 2000:
-                self._stopping.wait(_BUSY_SLICE / 10000)
+    def _make_tables(self, name: str) -> int:
+        # A write transaction even if all is there: a file that can't be written is found now, not at the first message.
+        self.begin(writes=True)
+        try:
+            create_or_check(self.sqlite, self._path)
+            number = queue_number(self.sqlite, name)
+            self.commit()
+        except BaseException:
+            self.roll_back()
+            raise
+        return number
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -82,13 +82,15 @@ class ConnectionThread:
         self._stopping.set()
         # A claim that reaches nobody is given back from the event loop: the thread must not end before that.
         last = self.submit(Call(function=_do_nothing))
-        if not await _within(last, _PATIENCE) and self._database is not None:
-            with suppress(Exception):  # it may have closed by itself this very moment
-                self._database.interrupt()
-            await _within(last, _PATIENCE_AFTER_INTERRUPT)
-        if last.done():
-            last.exception()  # retrieved, as nobody else asks for it
-        self._requests.put(None)
+        try:
+            if not await _within(last, _PATIENCE) and self._database is not None:
+                with suppress(Exception):  # it may have closed by itself this very moment
+                    self._database.interrupt()
+                await _within(last, _PATIENCE_AFTER_INTERRUPT)
+        finally:
+            if last.done():
+                last.exception()  # retrieved, as nobody else asks for it
+            self._requests.put(None)
         if await _within(self._ended, _PATIENCE):
             self._thread.join(_PATIENCE)
         else:
@@ -112,7 +114,12 @@ class ConnectionThread:
 
     def _serve(self, database: Database) -> None:
         while group := self._next_group():
-            answers = database.perform(group)
+            answers: list[Answer]
+            try:
+                answers = database.perform(group)
+            except BaseException as exc:  # a fault in this backend: nobody may wait for ever for that
+                self._tell(self._answer, [(request, exc) for request in group])
+                raise
             if not self._tell(self._answer, answers):
                 # The loop was closed under us: nobody will ever see these.
                 for _, result in answers:

@@ -11,6 +11,7 @@ import sqlite3
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -60,9 +61,8 @@ class Database:
         """Do all of `requests`; return an answer for each. Raises nothing of SQLite's or of the contract's."""
         try:
             self._connection.check_file()
-            answers = self._answer_without_lock(requests) or self._in_one_transaction(requests)
+            answers = self._connection.while_busy(partial(self._attempt, requests))
         except Exception as exc:  # noqa: BLE001  # whatever it is, it is the answer
-            self._roll_back()
             if len(requests) > 1 and not _concerns_all(exc):
                 return list(chain.from_iterable(self.perform([request]) for request in requests))
             return [(request, self._translated(exc, request)) for request in requests]
@@ -86,6 +86,14 @@ class Database:
         self.wake_ups.close()
         self.sqlite.close()
 
+    def _attempt(self, requests: Sequence[Request]) -> list[Answer]:
+        try:
+            return self._answer_without_lock(requests) or self._in_one_transaction(requests)
+        except BaseException:
+            with suppress(sqlite3.Error):  # closing, which follows a SourceUnavailable, undoes it as well
+                self._connection.roll_back()
+            raise
+
     def _answer_without_lock(self, requests: Sequence[Request]) -> list[Answer]:
         """Answer a claim that is alone and finds nothing, without the write lock; else return nothing."""
         if len(requests) > 1 or not isinstance(requests[0], Claim):
@@ -97,8 +105,8 @@ class Database:
         was_listening = self.wake_ups.listener
         claimed.listener = self.wake_ups.listen()
         if claimed.listener is not was_listening:
-            # What was sent before it listened woke nobody here.
-            claimed.pause = self.messages.look()
+            # What was sent before it listened woke nobody here: look again at once.
+            claimed.pause = 0.0
 
     def _in_one_transaction(self, requests: Sequence[Request]) -> list[Answer]:
         self._connection.begin(writes=any(request.writes for request in requests))
@@ -122,10 +130,6 @@ class Database:
             case Call():
                 return request.function(self)
         raise TypeError(f"unknown request {request!r}")
-
-    def _roll_back(self) -> None:
-        with suppress(sqlite3.Error):  # closing, which follows a SourceUnavailable, undoes it as well
-            self._connection.roll_back()
 
     def _translated(self, exc: Exception, request: Request) -> Exception:
         if not isinstance(exc, sqlite3.Error):

@@ -23,6 +23,13 @@ def _check_names_a_file(given: object) -> object:
     return given
 
 
+def _expand_home(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as exc:
+        raise ValueError("begins with ~ and a user that is unknown here") from exc
+
+
 class SqliteOptions(BackendOptions):
     """Options of a queue in an SQLite file. Several queues may share one file; each sees its own messages only.
 
@@ -40,7 +47,7 @@ class SqliteOptions(BackendOptions):
             full, workers could not empty the queue: to take a message out, SQLite first writes more.
     """
 
-    path: Annotated[Path, BeforeValidator(_check_names_a_file), AfterValidator(Path.expanduser)]
+    path: Annotated[Path, BeforeValidator(_check_names_a_file), AfterValidator(_expand_home)]
     lease: Annotated[Duration, Field(ge=0.1)] = 30.0
     synchronous: Literal["full", "normal"] = "full"
     busy_timeout: Annotated[Duration, Field(ge=0.01, le=3600)] = 5.0

@@ -52,7 +52,6 @@ _LOOK_EVERY = 1.0
 #: Seconds that a pause takes at least, so that a message due in a moment isn't looked for a hundred times.
 _SHORTEST_PAUSE = 0.001
 
-
 #: Wake-ups that are read at once; more than a socket keeps.
 _WAKE_UPS_READ = 1024
 

@@ -68,18 +68,19 @@ class WakeUps:
         #: The bound socket, if any.
         self.listener: socket.socket | None = None
         self._sender: socket.socket | None = None
-        self._is_able = hasattr(socket, "AF_UNIX")
+        self._has_warned = False
 
     def listen(self) -> socket.socket | None:
-        """Return the bound socket, the same one as long as its file is there; None where it can't be had."""
+        """Return the bound socket, the same one as long as its file is there; None if there can't be one now."""
         if self.listener is not None and os.path.lexists(self._place(self._name)):
             return self.listener
         self._stop_listening()
-        if self._is_able:
-            try:
-                self._bind()
-            except OSError as exc:
-                self._is_able = False
+        try:
+            self._bind()
+        except OSError as exc:
+            # The next look tries again: the disk may have been full.
+            if not self._has_warned:
+                self._has_warned = True
                 log.warning(
                     "no wake-ups from other processes, looking once a second",
                     extra={"path": str(self._path), "folder": self._folder, "error": str(exc)},
@@ -111,7 +112,9 @@ class WakeUps:
         self._ring("")  # clears away what dead processes of any queue left
 
     def _bind_in_folder(self, listener: socket.socket) -> str:
-        for attempt in range(1, _BIND_ATTEMPTS + 1):
+        attempts = 0
+        while True:
+            attempts += 1
             self._make_folder()
             name = f"{self._prefix}{os.getpid()}-{secrets.token_hex(4)}"
             try:
@@ -119,11 +122,10 @@ class WakeUps:
                 os.rename(self._place(_UNFINISHED + name), self._place(name))  # noqa: PTH104  # text paths throughout
             except FileNotFoundError:
                 # Between the two steps another process, the last one to listen until then, removed the empty folder.
-                if attempt == _BIND_ATTEMPTS:
+                if attempts == _BIND_ATTEMPTS:
                     raise
             else:
                 return name
-        raise AssertionError("unreachable")
 
     def _make_folder(self) -> None:
         try:
@@ -148,10 +150,10 @@ class WakeUps:
                 self._send_byte(name)
 
     def _send_byte(self, name: str) -> None:
-        if self._sender is None:
-            self._sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            self._sender.setblocking(False)
         try:
+            if self._sender is None:
+                self._sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+                self._sender.setblocking(False)
             self._sender.sendto(b"!", self._place(name))
         except ConnectionRefusedError:
             self._clear_away(name)

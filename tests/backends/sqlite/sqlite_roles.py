@@ -88,10 +88,10 @@ async def listen(path: str) -> None:
     await receiving
 
 
-async def lock(path: str) -> None:
-    """Hold the write lock until SIGTERM."""
+async def lock(path: str, kind: str = "IMMEDIATE") -> None:
+    """Hold the write lock, or one that also keeps readers out (EXCLUSIVE, of a file without a log), until SIGTERM."""
     connection = sqlite3.connect(path, isolation_level=None)
-    connection.execute("BEGIN IMMEDIATE")
+    connection.execute(f"BEGIN {kind}")
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
     tell("locked")

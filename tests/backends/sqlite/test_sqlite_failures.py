@@ -97,6 +97,22 @@ async def test_a_lock_that_is_let_go_in_time_is_waited_for(open_source: SourceFa
     assert ["a"] == bodies(await source.receive(10, 0))
 
 
+async def test_opening_waits_for_a_lock(start: Start, path: Path) -> None:
+    """A source that is opened while another process has all of a new file locked waits for it, up to busy_timeout."""
+    locker = await start("lock", "EXCLUSIVE")
+    assert "locked" == await locker.line()
+    source = make_source(path, busy_timeout=30)
+    opening = asyncio.create_task(source.open())
+    await asyncio.wait([opening], timeout=0.5)
+    was_waiting = not opening.done()
+
+    await locker.finish()
+    await asyncio.wait_for(opening, PATIENCE)
+    await source.close()
+
+    assert was_waiting
+
+
 async def test_a_locked_file_holds_up_neither_opening_nor_closing_for_long(
     open_source: SourceFactory, start: Start, path: Path
 ) -> None:

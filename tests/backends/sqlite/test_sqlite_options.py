@@ -38,6 +38,7 @@ def test_home_is_expanded() -> None:
         ({"path": "file:q.db?mode=memory"}, "must be a plain path, such as ./qbridge.db, not a file: URI"),
         ({"path": "a\0b"}, "no NUL characters"),
         ({"path": 5}, "path\n"),
+        ({"path": "~no-such-user/q.db"}, "a user that is unknown here"),
         ({"path": "q.db", "lease": "50ms"}, "greater than or equal to 0.1"),
         ({"path": "q.db", "lease": "soon"}, "not a duration"),
         ({"path": "q.db", "synchronous": "off"}, "'full' or 'normal'"),
