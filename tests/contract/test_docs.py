@@ -38,6 +38,7 @@ NOT_RUN = {
     "make demo": "CI runs it as a step of its own",
     "pip install .": "changes the environment in which this test runs",
     'pip install ".[redis]"': "the same",
+    'pip install ".[redis,rabbitmq]"': "the same",
     "pip install -e .": "the same; the entry points of the page's pyproject.toml are registered by the test",
     "redis-server --port 6379": "the test starts a server of its own on a free port",
 }
