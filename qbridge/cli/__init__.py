@@ -7,7 +7,9 @@ a terminal, so that a command that needs neither waits for neither.
 from __future__ import annotations
 
 import io
+import os
 import sys
+from pathlib import Path
 
 from qbridge import __version__
 
@@ -16,9 +18,7 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command that `sys.argv` names, and end the process with its exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # anybody's text must be printable, whatever the locale
-            stream.reconfigure(errors="backslashreplace")
+    _prepare_streams()
     if sys.argv[1:] in (["--version"], ["-V"]):
         sys.stdout.write(f"qbridge {__version__}\n")
         return
@@ -29,3 +29,14 @@ def main() -> None:
         sys.exit(130)
     configure_logging("warning", "console")
     app(prog_name="qbridge")
+
+
+def _prepare_streams() -> None:
+    """Let every text be printable, whatever the locale, and every stream be there, as after `>&-`."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            stream = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # open as long as the process
+            setattr(sys, name, stream)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

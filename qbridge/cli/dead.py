@@ -187,7 +187,7 @@ def purge(
     and the exit code is then 1.
     """
     chosen = _chosen(ids, all=all)
-    if not yes and not sys.stdin.isatty():
+    if not yes and (sys.stdin is None or not sys.stdin.isatty()):
         raise CommandFailed("purge deletes for good, and nobody can be asked here: add --yes", code=ExitCode.USAGE)
     service_config = read_config(config, overrides_given(settings))
     if not yes:

@@ -76,6 +76,10 @@ def end_of(command: Callable[[], object], *, wants_traceback: Callable[[], bool]
             expected = [f"unexpected {type(exc).__name__}: {exc} (--debug shows the traceback)"], ExitCode.FAILURE
         problems, code = expected
         tell(problems)
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _forget_output()
     return code
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Annotated
 
 from qbridge.cli.flags import ConfigFile, DebugFlag, Settings, flag, overrides_given
 from qbridge.cli.setting_up import read_config, read_handlers
-from qbridge.errors import SourceMisconfigured
+from qbridge.errors import QBridgeError, SourceMisconfigured
 from qbridge.service import ExitCode, Service
 
 __all__ = ["EXAMPLES", "run"]
+
+log = logging.getLogger(__name__)
 
 EXAMPLES = (
     "qbridge run",
@@ -74,3 +77,9 @@ def run(
         return Service(service_config, registry, burst=burst).run()
     except SourceMisconfigured:
         return ExitCode.CONFIG  # the service has logged it
+    except QBridgeError:
+        raise
+    except Exception:
+        # A service that crashed can't be asked to crash again with --debug.
+        log.exception("the worker failed")
+        return ExitCode.FAILURE

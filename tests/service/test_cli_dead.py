@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from qbridge import Outgoing, QBridge
+from qbridge.cli.dead_letters import walk
 from qbridge.service import ExitCode
 from tests.support.cli import ServiceFolder, service
 from tests.support.limited_backend import install_limited_backends
@@ -91,6 +93,24 @@ def test_many_dead_letters_are_all_listed(service: ServiceFolder) -> None:
     rows = json.loads(service.invoke("dead", "list", "default", "--limit", "1000", "--format", "json").out)
 
     assert ids == [row["id"] for row in rows]
+
+
+async def test_a_list_that_begins_again_repeats_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If somebody takes away the dead letter that a page ended with, the others are listed all the same, each once."""
+    monkeypatch.setattr("qbridge.cli.dead_letters._PAGE", 2)
+    listed: list[bytes] = []
+    async with QBridge() as bridge, bridge.source() as source:
+        for number in range(5):
+            await source.send([Outgoing(body=b"%d" % number, message_id=f"{number}")])
+            [delivery] = await source.receive(limit=1, wait=5)
+            await source.settle([delivery.dead_letter("r")])
+
+        async for letter in walk(source, "default", limit=9, after=None):
+            listed.append(letter.body)
+            if letter.body == b"1":
+                await source.purge([letter.message_id])
+
+    assert [b"0", b"1", b"2", b"3", b"4"] == listed
 
 
 def test_an_empty_list_is_a_list(service: ServiceFolder) -> None:

@@ -93,11 +93,12 @@ def test_a_closed_pipe_ends_with_141(service: ServiceFolder) -> None:
     assert (141, b"") == (done.returncode, done.stderr)
 
 
-def test_a_full_disk_is_an_error(service: ServiceFolder) -> None:
+@pytest.mark.parametrize("command", ["backends", "--help"])
+def test_a_full_disk_is_an_error(service: ServiceFolder, command: str) -> None:
     """Output that could not be written is told, and the exit code says so, for a script must not go on with half."""
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "qbridge", "backends"],
+            [sys.executable, "-m", "qbridge", command],
             stdout=full,
             stderr=subprocess.PIPE,
             env=environment(),
@@ -106,6 +107,22 @@ def test_a_full_disk_is_an_error(service: ServiceFolder) -> None:
         )
 
     assert (ExitCode.FAILURE, b"error: No space left on device\n") == (done.returncode, done.stderr)
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_a_stream_that_is_closed_is_no_fault(service: ServiceFolder, closed: str) -> None:
+    """Started without a stream, as some supervisors do, a command does what it has to do."""
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m qbridge send cleanup {closed}"],
+        capture_output=True,
+        cwd=service.path,
+        env=environment(),
+        timeout=PATIENCE,
+        check=False,
+    )
+
+    assert (0, b"") == (done.returncode, done.stderr)
+    assert 1 == service.stats().ready
 
 
 def test_text_that_the_locale_has_not_is_written_out(service: ServiceFolder) -> None:

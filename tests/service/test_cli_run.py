@@ -65,3 +65,17 @@ def test_an_installed_command_does_the_same(service: ServiceFolder) -> None:
     [script] = entry_points(group="console_scripts", name="qbridge")
 
     assert main is script.load()
+
+
+def test_a_worker_that_fails_leaves_its_traceback_in_the_log(
+    service: ServiceFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A fault of the program ends the worker with 1, and is in the log as a service's owner needs it: whole."""
+    monkeypatch.setattr("qbridge.service.Service.run", lambda _: 1 // 0)
+
+    ended = service.invoke("run")
+
+    [record] = caplog.records
+    assert (ExitCode.FAILURE, "the worker failed") == (ended.code, record.getMessage())
+    assert record.exc_info is not None
+    assert ZeroDivisionError is record.exc_info[0]

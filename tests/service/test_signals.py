@@ -130,6 +130,20 @@ def test_an_idle_worker_ends_at_once(worker: WorkerProcess, stop: signal.Signals
     assert time.monotonic() - began < SLACK
 
 
+@pytest.mark.parametrize("stop", STOPS, ids=lambda stop: stop.name)
+def test_a_worker_that_is_still_importing_ends_at_once(service: ServiceFolder, stop: signal.Signals) -> None:
+    """Before anything was started a signal has nothing to drain: the process ends by it, without a traceback."""
+    service.write("shop_tasks.py", "import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    with WorkerProcess(service.path) as worker:
+        worker.wait_for(lambda lines: lines == ["importing"])
+
+        worker.signal(stop)
+        code = worker.wait()
+
+    assert (130 if stop is signal.SIGINT else -signal.SIGTERM) == code
+    assert [] == worker.log
+
+
 def test_what_outlives_the_grace_is_cancelled_and_put_back(service: ServiceFolder) -> None:
     """After the grace handlers are cancelled, their messages are ready again as if never tried, and the end is 5."""
     configure(service, grace="0.2s")

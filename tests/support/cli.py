@@ -241,7 +241,7 @@ class ServiceFolder:
 @pytest.fixture
 def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ServiceFolder]:
     """A service in the working directory; modules that a command imports from there are forgotten afterwards."""
-    for name in [name for name in os.environ if name.startswith("QBRIDGE_")]:
+    for name in set(os.environ) - set(environment()):
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path[:])
@@ -256,8 +256,9 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service
 
 
 def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return this process's environment without settings of qbridge, and with changes."""
-    plain = {name: value for name, value in os.environ.items() if not name.startswith(("QBRIDGE_", "NO_COLOR"))}
+    """Return this process's environment without what a test's outcome could depend on, and with changes."""
+    odd = ("QBRIDGE_", "NO_COLOR", "PYTHONUNBUFFERED")  # unbuffered, a command that forgets to flush seems right
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(odd)}
     return {**plain, **(changes or {})}
 
 
