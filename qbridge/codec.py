@@ -36,7 +36,13 @@ class RawPayload(bytes):
 
 
 class Codec(ABC):
-    """Turns a queue's bytes into task messages and back. Stateless; called from any thread."""
+    """Turns a queue's bytes into task messages and back. Stateless; called from any thread.
+
+    Attributes:
+        carries_headers: Whether the bytes hold `TaskMessage.headers`; else they travel beside, where a broker can.
+    """
+
+    carries_headers: bool
 
     @abstractmethod
     def decode(self, delivery: Delivery) -> TaskMessage:
@@ -61,6 +67,8 @@ class JsonCodec(Codec):
     `v` and `task` must be there, everything else may be left out; an unknown key, NaN and Infinity are refused. A
     message without `id` takes the broker's.
     """
+
+    carries_headers = True
 
     def decode(self, delivery: Delivery) -> TaskMessage:
         """Return the task message in a delivery; see `Codec.decode`."""
@@ -120,6 +128,8 @@ class RawCodec(Codec):
     Raises:
         ValueError: If `task` is no task name.
     """
+
+    carries_headers = False
 
     def __init__(self, task: str) -> None:
         if re.fullmatch(NAME_PATTERN, task) is None:

@@ -52,7 +52,7 @@ class Sender:
         Raises:
             UndecodableMessageError: Its arguments can't be written by the queue's codec.
             MessageTooLargeError: It is over the queue's size limit.
-            ValueError: The delay is negative or not finite, or the queue's broker keeps none.
+            ValueError: The delay is negative or not finite, or the queue can't carry the delay or the headers.
         """
         if not 0 <= delay < float("inf"):
             raise ValueError(f"delay must be 0 or more seconds, not {delay!r}")
@@ -61,7 +61,12 @@ class Sender:
         body = self._codec.encode(message)
         if len(body) > self._max_message_size:
             raise MessageTooLargeError(len(body), self._max_message_size)
-        return Outgoing(body=body, message_id=message.id, delay=delay)
+        outgoing = Outgoing(body=body, message_id=message.id, delay=delay)
+        if message.headers and not self._codec.carries_headers:
+            if not self._source.capabilities.headers:
+                raise ValueError(f"queue {self.queue!r} can't carry headers: neither its codec nor its broker has any")
+            outgoing.headers = message.headers
+        return outgoing
 
     async def send(self, messages: Sequence[Outgoing]) -> None:
         """Return when the broker has all of the messages; their order is kept.

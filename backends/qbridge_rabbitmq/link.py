@@ -33,7 +33,7 @@ _BLOCKED_TIMEOUT = 300.0
 _FAREWELL = 0.5
 
 
-class _RawChannel(PikaChannel):
+class _RawChannel(PikaChannel):  # type: ignore[misc]  # pika ships no types
     """Hands deliveries over by itself.
 
     The client library rejects those that come after a consumer was cancelled, and each rejection counts as a failed
@@ -47,7 +47,7 @@ class _RawChannel(PikaChannel):
             self.on_delivery(method_frame.method, header_frame.properties, body)
 
 
-class _RawConnection(AsyncioConnection):
+class _RawConnection(AsyncioConnection):  # type: ignore[misc]  # pika ships no types
     def _create_channel(self, channel_number: int, on_open_callback: Any) -> _RawChannel:
         return _RawChannel(self, channel_number, on_open_callback)
 

@@ -320,6 +320,26 @@ async def test_a_message_that_cannot_be_sent_is_refused_before_the_broker() -> N
         assert (0, 0, 0, 0) == await left_in(bridge)
 
 
+async def test_headers_travel_beside_a_raw_body_or_are_refused() -> None:
+    """On a raw queue the broker carries the headers; one that can't makes the send fail, rather than drop them."""
+    registry = HandlerRegistry()
+    seen: list[tuple[bytes, dict[str, str]]] = []
+
+    @registry.task
+    async def note(body: bytes, context: TaskContext) -> None:
+        seen.append((body, dict(context.headers)))
+
+    raw = {"codec": {"type": "raw", "task": "note"}}
+    async with QBridge(registry, queues={"default": MEMORY | raw}) as bridge:
+        await bridge.send("note", b"a body", headers={"trace": "7"})
+        await bridge.run(burst=True)
+    assert [(b"a body", {"trace": "7"})] == seen
+
+    async with QBridge(queues={"default": {"backend": "redis"} | raw}) as bridge:
+        with pytest.raises(ValueError, match=r"queue 'default' can't carry headers"):
+            await bridge.send("note", b"a body", headers={"trace": "7"})
+
+
 async def test_use_out_of_order_is_an_error() -> None:
     """Sending before entering, entering twice and running twice each say what to do."""
     bridge = QBridge()
