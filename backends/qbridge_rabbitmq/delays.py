@@ -29,11 +29,11 @@ _SECOND, _MINUTE, _HOUR, _DAY = 1000, 60_000, 3_600_000, 86_400_000
 
 #: Milliseconds. The broker has no room for more than 49 days.
 LADDER = [
-    *(100, 200, 300, 500, 700),
+    *(100, 150, 200, 300, 400, 500, 700),
     *(int(seconds * _SECOND) for seconds in (1, 1.5, 2, 3, 4, 5, 7, 10, 15, 20, 30, 45)),
     *(int(minutes * _MINUTE) for minutes in (1, 1.5, 2, 3, 4, 5, 7, 10, 15, 20, 30, 45)),
     *(int(hours * _HOUR) for hours in (1, 1.5, 2, 3, 4, 5, 6, 8, 12, 18)),
-    *(days * _DAY for days in (1, 2, 3, 4, 5, 7, 10, 14, 21, 28)),
+    *(int(days * _DAY) for days in (1, 1.5, 2, 3, 4, 5, 7, 10, 14, 21, 28)),
 ]
 
 #: Seconds after which a quorum queue survives a broker that is killed. RabbitMQ 3.10 was seen to lose one that was

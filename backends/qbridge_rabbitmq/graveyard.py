@@ -32,6 +32,9 @@ _PAGE = 500
 #: Seconds without a delivery after which what was counted isn't there any more.
 _QUIET = 1.0
 
+#: Seconds between two looks at whether they are back.
+_PAUSES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+
 
 @dataclass(slots=True)
 class _Grave:
@@ -171,14 +174,22 @@ class Graveyard:
             if look.graves:
                 # All in one, as the broker puts them back in this order; one by one it may not.
                 look.channel.cast("basic_nack", look.graves[-1].tag, True, True, doing="putting dead letters back")
-                # Answered when they are back, so that the next look sees them.
-                await look.channel.call(
-                    "queue_declare", self._names.dead, passive=True, doing="putting dead letters back"
-                )
+                await self._returned(look, len(look.graves))
         except SourceError:
             return  # the broker has them back when the channel ends
         finally:
             await look.channel.close()
+
+    async def _returned(self, look: _Look, count: int) -> None:
+        """Wait until dead letters are back, so that the next look sees them all."""
+        # The broker tells nobody when it has put something back, and a quorum queue tells its length from before.
+        for pause in _PAUSES:
+            found = await look.channel.call(
+                "queue_declare", self._names.dead, passive=True, doing="putting dead letters back"
+            )
+            if found.message_count >= count:
+                return
+            await asyncio.sleep(pause)
 
     @staticmethod
     def _name(look: _Look, properties: Any, body: bytes) -> str:

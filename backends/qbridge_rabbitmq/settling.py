@@ -82,8 +82,11 @@ class Settler:
         """Exchange a delivery for a copy that tells of a crash, or that waits for the rest of a long delay."""
         papers = held.papers
         remaining = papers.not_before - time.time()
+        young_for = 0.0
         if remaining > 0:
-            queue = await self._delayed(remaining)
+            step = step_of(remaining)
+            young_for = await self._delays.ensure({step})
+            queue = self._names.delay(step)
             due = papers.not_before if not_before(remaining) else 0.0
             properties = copy(
                 held.properties, papers.message_id, attempts=papers.attempts, crashes=papers.crashes, not_before=due
@@ -93,7 +96,7 @@ class Settler:
             properties = copy(
                 held.properties, papers.message_id, attempts=papers.attempts + 1, crashes=papers.crashes + 1
             )
-        await self._send([(held, Letter(queue, held.body, properties))])
+        await self._send([(held, Letter(queue, held.body, properties))], young_for)
 
     async def _replace(self, others: Sequence[tuple[Held, Settlement]]) -> None:
         try:
@@ -186,8 +189,3 @@ class Settler:
         papers = held.papers
         properties = copy(held.properties, papers.message_id, attempts=papers.attempts, crashes=papers.crashes)
         return Letter(queue, held.body, properties)
-
-    async def _delayed(self, delay: float) -> str:
-        step = step_of(delay)
-        await asyncio.sleep(await self._delays.ensure({step}))
-        return self._names.delay(step)

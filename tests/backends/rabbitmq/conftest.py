@@ -1,0 +1,55 @@
+"""Fixtures of the RabbitMQ tests: a server that may be mistreated, a foreign client, and sources that get closed."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, Protocol
+
+import pytest
+
+from qbridge_rabbitmq import RabbitOptions, RabbitSource
+from tests.backends.rabbitmq.amqp import AmqpClient
+from tests.support.rabbitmq_server import RabbitServer
+
+
+class SourceFactory(Protocol):
+    """Makes an open source on a server; the fixture closes it."""
+
+    async def __call__(self, server: RabbitServer, queue: str, **options: Any) -> RabbitSource: ...
+
+
+@pytest.fixture(scope="session")
+def rough_server() -> Iterator[RabbitServer]:
+    """A server that tests may kill, freeze and starve, if it is well again when they end."""
+    with RabbitServer() as server:
+        yield server
+
+
+@pytest.fixture
+def queue() -> str:
+    """A queue that no other test uses."""
+    return f"queue-{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def client(rabbitmq_server: RabbitServer) -> Iterator[AmqpClient]:
+    """A foreign program, on the server that all tests share."""
+    with AmqpClient(rabbitmq_server.port) as client:
+        yield client
+
+
+@pytest.fixture
+async def open_source() -> AsyncIterator[SourceFactory]:
+    """Makes open sources; closes them at the end."""
+    sources: list[RabbitSource] = []
+
+    async def make(server: RabbitServer, queue: str, **options: Any) -> RabbitSource:
+        source = RabbitSource(queue, RabbitOptions.model_validate({"url": server.url, **options}))
+        sources.append(source)
+        await source.open()
+        return source
+
+    yield make
+    for source in sources:
+        await source.close()
