@@ -35,7 +35,7 @@ app = typer.Typer(rich_markup_mode=None)
 
 _ID = "As 'qbridge dead list' shows it."
 
-Ids = Annotated[list[str], typer.Argument(metavar="ID", help=_ID, default_factory=list, show_default=False)]
+Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", help=_ID, show_default=False)]
 
 
 @app.callback(
@@ -148,7 +148,7 @@ def show(
 def retry(
     *,
     queue: QueueName,
-    ids: Ids,
+    ids: Ids = None,
     config: ConfigFile = Path("qbridge.yaml"),
     settings: Settings,
     all: Annotated[bool, flag("--all", help="Every dead letter of the queue.")] = False,
@@ -158,7 +158,7 @@ def retry(
 
     Ids that are no dead letters of the queue are told, and the exit code is then 1.
     """
-    chosen = _chosen(ids, all=all)
+    chosen = _chosen(ids or [], all=all)
     service_config = read_config(config, overrides_given(settings))
     count, unknown = asyncio.run(_settle(service_config, queue, "redrive", chosen))
     print_line(f"{_letters(count)} ready again")
@@ -174,7 +174,7 @@ def retry(
 def purge(
     *,
     queue: QueueName,
-    ids: Ids,
+    ids: Ids = None,
     config: ConfigFile = Path("qbridge.yaml"),
     settings: Settings,
     all: Annotated[bool, flag("--all", help="Every dead letter of the queue.")] = False,
@@ -186,7 +186,7 @@ def purge(
     On a terminal it is asked first; elsewhere --yes must be given. Ids that are no dead letters of the queue are told,
     and the exit code is then 1.
     """
-    chosen = _chosen(ids, all=all)
+    chosen = _chosen(ids or [], all=all)
     if not yes and (sys.stdin is None or not sys.stdin.isatty()):
         raise CommandFailed("purge deletes for good, and nobody can be asked here: add --yes", code=ExitCode.USAGE)
     service_config = read_config(config, overrides_given(settings))
