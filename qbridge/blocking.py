@@ -139,8 +139,8 @@ class BlockingSource(QueueSource):
         """Let a `do_receive` that blocks return soon; one that begins at this very moment too.
 
         The only method that another thread calls: the event loop's, on which it must not block. Called while a
-        `do_receive` with a `wait` above 0 runs, and perhaps when it has just ended. Override it where the client can be
-        woken: an event, a socket pair, a command on a second connection.
+        `do_receive` with a `wait` above 0 runs, and perhaps when it has just ended or `do_close` has followed it.
+        Override it where the client can be woken: an event, a socket pair, a command on a second connection.
         """
 
     def look_again(self) -> None:

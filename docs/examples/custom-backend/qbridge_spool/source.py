@@ -310,11 +310,15 @@ class SpoolSource(BlockingSource):
     def _write(self, content: bytes) -> Path:
         """Write a new file where nobody looks."""
         path = self._partial / new_token()
-        with path.open("xb") as file:
-            file.write(content)
-            file.flush()
-            if self._fsync:
-                os.fsync(file.fileno())
+        try:
+            with path.open("xb") as file:
+                file.write(content)
+                file.flush()
+                if self._fsync:
+                    os.fsync(file.fileno())
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
         return path
 
     def _flush(self, folder: Path) -> None:

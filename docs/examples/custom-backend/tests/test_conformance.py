@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from qbridge_spool import SpoolOptions, SpoolSource, backend
 
-from qbridge import SourceMisconfigured
+from qbridge import SourceFull, SourceMisconfigured
 from qbridge.testing import SourceConformance
 
 CLAIM_AND_HANG = """
@@ -71,6 +72,24 @@ class TestSpool(SourceConformance):
         assert [b"job.json", "späte arbeit".encode()] == [delivery.body for delivery in deliveries]
         await source.settle([delivery.ack() for delivery in deliveries])
         assert [".being-written"] == [path.name for path in (self.path / "ready").iterdir()]
+
+    async def test_a_disk_without_room_is_full(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A send that finds no room raises SourceFull; nothing of its messages is kept, and it works when there is."""
+        source = await self.open_source()
+        calls = iter([None, OSError(errno.ENOSPC, "No space left on device")])
+
+        def fsync(handle: int) -> None:
+            if (fault := next(calls, None)) is not None:
+                raise fault
+
+        monkeypatch.setattr("os.fsync", fsync)
+
+        with pytest.raises(SourceFull, match="no room for a message"):
+            await source.send([self.message(b"1"), self.message(b"2")])
+
+        assert [] == [path for path in self.path.rglob("*") if path.is_file()]
+        await source.send([self.message(b"3")])
+        assert [b"3"] == [delivery.body for delivery in await self.claim(source, 1)]
 
     async def test_a_folder_that_was_deleted_is_made_again(self) -> None:
         """After the queue's folder is gone a call fails, and reconnecting makes it anew."""
