@@ -64,7 +64,8 @@ def duration_given(text: str, name: str) -> float:
         # A number on the command line is a text, and means seconds, as in the YAML.
         return parse_duration(float(text) if text.strip().replace(".", "", 1).isdecimal() else text)
     except ValueError as exc:
-        raise typer.BadParameter(f"{text!r} is {exc}", param_hint=f"'{name}'") from None
+        told = f"{text!r} is {exc}" if str(exc).startswith("not ") else f"{text!r}: {exc}"
+        raise typer.BadParameter(told, param_hint=f"'{name}'") from None
 
 
 def overrides_given(settings: list[str]) -> dict[str, str]:

@@ -81,6 +81,14 @@ USAGE: list[tuple[str, str, list[str]]] = [
         "",
         [f"invalid value for '--delay': '-1' is {DURATION_RULE} (see 'qbridge send --help')"],
     ),
+    (
+        "send cleanup --delay 99999999999d",
+        "",
+        [
+            "invalid value for '--delay': '99999999999d': a duration is 0 or more seconds, and at most 100 years "
+            "(see 'qbridge send --help')"
+        ],
+    ),
     ("send cleanup 1 --lines", "", ["invalid value for 'JSON': not together with --lines (see 'qbridge send --help')"]),
     (
         "send gret",
