@@ -34,6 +34,10 @@ demo: $(VENV)/.project  ## Run a worker service on a queue file, send it tasks, 
 test: $(VENV)/.tools redis-server rabbitmq-server  ## Run the tests, e.g. make test ARGS="-k retry"
 	$(RUN) -m pytest $(ARGS)
 
+.PHONY: test-brokers
+test-brokers: $(VENV)/.tools redis-server rabbitmq-server  ## Run the conformance kit against current brokers too, in a chroot
+	$(RUN) .ci/test-brokers
+
 .PHONY: check
 check: lint types floors test  ## Run everything a commit must pass: lint, types, floors, test
 

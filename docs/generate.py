@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import json
 import re
 import sys
 import tomllib
@@ -33,6 +34,16 @@ __all__ = ["PAGES", "main"]
 ROOT = Path(__file__).resolve().parents[1]
 
 MARK = "<!-- Made from the code by docs/generate.py; `make docs` writes it anew. -->"
+
+#: What `make test-brokers` noted.
+TESTED_BROKERS = ROOT / "docs" / "reference" / "tested-brokers.json"
+
+TESTED_INTRODUCTION = """\
+## Tried against
+
+What the conformance kit said of each broker, by `make test-brokers`. Skipped are the rules of abilities that the
+backend doesn't declare. `make test` runs the same against the brokers of Debian 12.
+"""
 
 CLI_INTRODUCTION = """\
 # The command line
@@ -162,6 +173,23 @@ def backends_page() -> str:
             f"[Its options](configuration.md#backend-{name}).",
             f"```yaml\n{example}```",
         ]
+    seen = json.loads(TESTED_BROKERS.read_text())
+    parts += [
+        TESTED_INTRODUCTION,
+        table(
+            ["broker", "version", "backend", "passed", "skipped", "on"],
+            [
+                [
+                    one["broker"],
+                    one["version"],
+                    f"`{one['backend']}`",
+                    *map(str, (one["passed"], one["skipped"])),
+                    one["date"],
+                ]
+                for one in seen
+            ],
+        ),
+    ]
     return _joined(parts)
 
 

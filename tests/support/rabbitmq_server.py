@@ -20,6 +20,9 @@ _PATIENCE = 40.0
 #: Debian's programs in /usr/sbin change the user, the folder and the home: these are what they call.
 _PROGRAMS = Path("/usr/lib/rabbitmq/bin")
 
+#: The folder of another system whose server is run, by chroot; `make test-brokers` sets the variable.
+_ROOT = os.environ.get("QBRIDGE_TEST_RABBITMQ_ROOT", "")
+
 _GREETING = b"AMQP\x00\x00\x09\x01"
 
 #: No plugin, no statistics, small pools: it shares the machine with the tests.
@@ -117,7 +120,7 @@ class RabbitServer:
         # A process group of its own: the start script leaves helpers of the virtual machine behind when it is killed.
         with (self._folder / "errors").open("ab") as errors:
             self._process = subprocess.Popen(
-                [_program("rabbitmq-server") or "rabbitmq-server"],
+                _command("rabbitmq-server"),
                 cwd=self._folder,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
@@ -162,7 +165,7 @@ class RabbitServer:
             RuntimeError: It fails.
         """
         done = subprocess.run(
-            [_program("rabbitmqctl") or "rabbitmqctl", "--quiet", *arguments],
+            [*_command("rabbitmqctl"), "--quiet", *arguments],
             cwd=self._folder,
             env=self._environment,
             stdin=subprocess.DEVNULL,
@@ -210,15 +213,25 @@ class RabbitServer:
 
     def _end_mapper(self) -> None:
         # It runs apart from the node and outlives it. It refuses to end while it knows of a node: none is left.
-        mapper = shutil.which("epmd")
-        if mapper is not None:
+        if _ROOT or shutil.which("epmd") is not None:
             subprocess.run(
-                [mapper, "-kill"], env=self._environment, capture_output=True, timeout=_PATIENCE, check=False
+                [*_command("epmd"), "-kill"],
+                env=self._environment,
+                capture_output=True,
+                timeout=_PATIENCE,
+                check=False,
             )
 
     def _complaints(self) -> str:
         errors = self._folder / "errors"
         return (errors.read_text(errors="replace") if errors.exists() else "")[-2000:] + self.log[-2000:]
+
+
+def _command(name: str) -> list[str]:
+    if not _ROOT:
+        return [_program(name) or name]
+    program = _PROGRAMS / name
+    return ["chroot", _ROOT, str(program) if Path(_ROOT + str(program)).exists() else name]
 
 
 def _program(name: str) -> str | None:
