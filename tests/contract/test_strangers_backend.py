@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "docs" / "examples" / "custom-backend"
 
 #: Seconds that building, installing, or the whole kit may take on a busy machine.
-PATIENCE = 200
+PATIENCE = 300
 
 #: What a stranger may import of qbridge.
 FRONT_DOORS = {"qbridge", "qbridge.testing"}

@@ -68,6 +68,8 @@ class SpoolSource(BlockingSource):
     """
 
     capabilities = CAPABILITIES
+    #: A send asks the disk for each of its messages.
+    call_timeout = 60.0
 
     def __init__(self, name: str, options: SpoolOptions) -> None:
         super().__init__(name)

@@ -32,8 +32,10 @@ class TestSpool(SourceConformance):
     """All rules, on a folder of each test's own."""
 
     capabilities = backend.capabilities
-    short_lease = 0.5
     delay = 0.2
+    # A disk that others use as well takes its time to write 9000 files.
+    patience = 15.0
+    time_limit = 120.0
 
     @pytest.fixture(autouse=True)
     def _folder(self, tmp_path: Path) -> None:
