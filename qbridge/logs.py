@@ -16,12 +16,16 @@ __all__ = ["configure_logging"]
 #: What every LogRecord has by itself; the rest was given as `extra`.
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
+#: Client libraries that tell of every step. What fails in them is raised by their backend and told once, by whoever
+#: handles it: pika alone writes nine lines, seven of them errors, about each vain attempt to connect.
+_CLIENTS = ("pika", "redis")
+
 
 def configure_logging(level: str, format: Literal["console", "json"]) -> None:  # noqa: A002  # the YAML's word
     """Send the log of the whole process to standard error.
 
     Args:
-        level: `debug`, `info`, `warning` or `error`; below `debug` nothing of other libraries is told.
+        level: `debug`, `info`, `warning` or `error`; below `debug` nothing that client libraries say is told.
         format: `console` for people, `json` for machines.
     """
     handler = logging.StreamHandler(sys.stderr)
@@ -31,9 +35,10 @@ def configure_logging(level: str, format: Literal["console", "json"]) -> None:  
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level.upper())
+    for client in _CLIENTS:
+        logging.getLogger(client).setLevel(logging.INFO if level == "debug" else logging.CRITICAL)
     if level == "debug":  # event loops and clients tell of each poll, and some of credentials
-        for noisy in ("asyncio", "redis", "pika"):
-            logging.getLogger(noisy).setLevel(logging.INFO)
+        logging.getLogger("asyncio").setLevel(logging.INFO)
 
 
 def _extras(record: logging.LogRecord) -> dict[str, Any]:
