@@ -38,8 +38,8 @@ log = logging.getLogger(__name__)
 #: Seconds that the redriving or purging of all dead letters may take.
 _BULK_TIMEOUT = 600.0
 
-#: Seconds by which a `do_receive` may end its wait early and still have waited.
-_EARLY = 0.005
+#: The share of its wait after which a `do_receive` has waited. A share, as the last wait of a `receive` may be tiny.
+_WAITED = 0.9
 
 _COMES_BACK = frozenset({Action.RETRY, Action.RELEASE})
 
@@ -280,7 +280,7 @@ class BlockingSource(QueueSource):
                 deliveries = self.do_receive(limit, wait)
             finally:
                 self.__may_block = False
-            if remaining > 0 and (wait == 0 or self.__wakes != wakes or monotonic() - began > wait - _EARLY):
+            if remaining > 0 and (wait == 0 or self.__wakes != wakes or monotonic() - began >= wait * _WAITED):
                 return deliveries, 0.0
             # It didn't wait though it might have: without a pause this would spin.
             return deliveries, self.poll_interval
