@@ -22,6 +22,7 @@ from qbridge_rabbitmq.faults import NOT_FOUND, reply_code
 from qbridge_rabbitmq.link import Channel, Link
 from qbridge_rabbitmq.names import QueueNames
 from qbridge_rabbitmq.publishing import Letter, Publisher
+from qbridge_rabbitmq.topology import GROWN_UP
 
 __all__ = ["LADDER", "Delays", "not_before", "step_of"]
 
@@ -35,10 +36,6 @@ LADDER = [
     *(int(hours * _HOUR) for hours in (1, 1.5, 2, 3, 4, 5, 6, 8, 12, 18)),
     *(int(days * _DAY) for days in (1, 1.5, 2, 3, 4, 5, 7, 10, 14, 21, 28)),
 ]
-
-#: Seconds after which a quorum queue survives a broker that is killed. RabbitMQ 3.10 was seen to lose one that was
-#: 0.6 s old, with confirmed messages in it, and to keep one of 1.0 s: its name reaches the disk when it is quiet.
-_GROWN_UP = 1.5
 
 
 def step_of(delay: float) -> int:
@@ -67,24 +64,26 @@ class Delays:
         self._names = names
         self._is_quorum = is_quorum
         self._declaring = asyncio.Lock()
-        self._grown_up: dict[int, float] = {}  # for those that are there: when they will survive a kill
+        #: When the queues into which delays lead will survive a kill of the broker, on the loop's clock.
+        self.grown_up = 0.0
+        self._grown_up: dict[int, float] = {}  # the same for each delay queue that is there
         self._channel: Channel | None = None
 
     async def ensure(self, steps: Iterable[int]) -> float:
-        """Make delay queues that are missing; return the seconds until all of these survive a kill of the broker.
+        """Make delay queues that are missing; return the seconds until all queues survive a kill of the broker.
 
         Raises:
             SourceError: The contract's error for whatever went wrong.
         """
         now = asyncio.get_running_loop().time
-        latest = 0.0
+        latest = self.grown_up
         for step in steps:
             if step not in self._grown_up:
                 async with self._declaring:
                     if step not in self._grown_up:
                         is_there = await self._find(step) is not None
                         await self._declare(await self._open(), step)
-                        self._grown_up[step] = 0.0 if is_there or not self._is_quorum else now() + _GROWN_UP
+                        self._grown_up[step] = 0.0 if is_there or not self._is_quorum else now() + GROWN_UP
             latest = max(latest, self._grown_up[step])
         return max(0.0, latest - now()) if latest else 0.0
 

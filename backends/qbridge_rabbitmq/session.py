@@ -18,7 +18,7 @@ from qbridge_rabbitmq.options import RabbitOptions
 from qbridge_rabbitmq.papers import fresh
 from qbridge_rabbitmq.publishing import Letter, Publisher
 from qbridge_rabbitmq.settling import Settler
-from qbridge_rabbitmq.topology import check_version, make_topology
+from qbridge_rabbitmq.topology import GROWN_UP, check_version, make_topology
 
 __all__ = ["Session"]
 
@@ -57,7 +57,8 @@ class Session:
         """
         await self._link.open()
         check_version(self._link)
-        await make_topology(self._link, self._names, self._options)
+        if await make_topology(self._link, self._names, self._options):
+            self._delays.grown_up = asyncio.get_running_loop().time() + GROWN_UP
 
     async def consumer(self) -> Consumer:
         """Return what receives; made by the first call.

@@ -10,7 +10,11 @@ from qbridge_rabbitmq.link import Channel, Link
 from qbridge_rabbitmq.names import QueueNames
 from qbridge_rabbitmq.options import RabbitOptions
 
-__all__ = ["check_version", "make_topology"]
+__all__ = ["GROWN_UP", "check_version", "make_topology"]
+
+#: Seconds after which a quorum queue survives a broker that is killed. RabbitMQ 3.10.8 and 4.3.6 were seen to lose one
+#: that was 0.6 and 0.8 s old, with confirmed messages in it, and to keep one of 1.2 s.
+GROWN_UP = 1.5
 
 #: Quorum queues that let messages expire, and dead-letter them at least once, came with 3.10.
 _OLDEST = (3, 10)
@@ -33,14 +37,15 @@ def check_version(link: Link) -> None:
         )
 
 
-async def make_topology(link: Link, names: QueueNames, options: RabbitOptions) -> None:
-    """Make what is missing of a queue; check the rest.
+async def make_topology(link: Link, names: QueueNames, options: RabbitOptions) -> bool:
+    """Make what is missing of a queue; check the rest. Return whether a queue is so young that a kill may take it.
 
     Raises:
         SourceMisconfigured: Something is there and is otherwise than configured, or may not be made.
         SourceUnavailable: The connection is lost.
     """
     is_quorum = options.queue_type == "quorum"
+    is_young = is_quorum and not (await _is_there(link, names.work) and await _is_there(link, names.dead))
     if options.declare:
         await _declare(link, names.work, _work_arguments(names, options))
     else:
@@ -58,6 +63,20 @@ async def make_topology(link: Link, names: QueueNames, options: RabbitOptions) -
         raise _explained(channel, fault, f"the exchange {names.delays!r} can't be made") from fault
     finally:
         await channel.close()
+    return is_young
+
+
+async def _is_there(link: Link, queue: str) -> bool:
+    channel = await link.channel()
+    try:
+        await channel.call("queue_declare", queue, passive=True, doing=f"looking for queue {queue!r}")
+    except SourceError:
+        if channel.cause is None:
+            raise
+        return reply_code(channel.cause) != NOT_FOUND
+    finally:
+        await channel.close()
+    return True
 
 
 def _work_arguments(names: QueueNames, options: RabbitOptions) -> dict[str, Any]:

@@ -21,8 +21,8 @@ class SourceFactory(Protocol):
 
 @pytest.fixture(scope="session")
 def rough_server() -> Iterator[RabbitServer]:
-    """A server that tests may kill, freeze and starve, if it is well again when they end."""
-    with RabbitServer() as server:
+    """A server that tests may kill, freeze and starve, if it is well again when they end. It takes 1 MiB at most."""
+    with RabbitServer(configuration="max_message_size = 1048576\n") as server:
         yield server
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from qbridge import Settled, SourceError, SourceFull, SourceUnavailable
+from qbridge import Settled, SourceFull, SourceMisconfigured, SourceUnavailable
 from qbridge_rabbitmq import RabbitSource
 from tests.backends.rabbitmq.amqp import AmqpClient
 from tests.backends.rabbitmq.conftest import SourceFactory
@@ -101,7 +101,6 @@ async def test_a_killed_broker_has_all_it_confirmed(
     """Killed while messages stream in, it has every one that `send` returned for when it is started again."""
     source = await open_source(rough_server, queue)
     await source.send(outgoing(b"first"))
-    await asyncio.sleep(1.5)  # a quorum queue's own first second is not guarded by the broker
     confirmed: list[bytes] = [b"first"]
 
     async def produce() -> None:
@@ -124,6 +123,38 @@ async def test_a_killed_broker_has_all_it_confirmed(
 
     assert len(confirmed) > 500
     assert set(confirmed) <= set(present)
+
+
+async def test_a_queue_that_was_just_made_is_safe_when_send_returns(
+    rough_server: RabbitServer, open_source: SourceFactory, queue: str
+) -> None:
+    """A broker that is killed right after the first `send` to a new queue, and to a new delay queue, has both."""
+    source = await open_source(rough_server, queue)
+    await source.send([*outgoing(b"now"), *outgoing(b"later", delay=0.1)])
+
+    await asyncio.to_thread(rough_server.kill)
+    await asyncio.to_thread(rough_server.start)
+    await source.close()
+    await source.open()
+
+    assert {b"now", b"later"} == {delivery.body for delivery in await claim(source, 2)}
+
+
+async def test_a_retry_into_a_new_delay_queue_survives_a_kill(
+    rough_server: RabbitServer, open_source: SourceFactory, queue: str
+) -> None:
+    """A broker that is killed right after a retry has the original or its copy, though the delay queue is lost."""
+    source = await open_source(rough_server, queue)
+    await source.send(outgoing(b"retried"))
+    [delivery] = await claim(source, 1)
+    await source.settle([delivery.retry(0.2)])
+
+    await asyncio.to_thread(rough_server.kill)
+    await asyncio.to_thread(rough_server.start)
+    await source.close()
+    await source.open()
+
+    assert b"retried" in {delivery.body for delivery in await claim(source, 1)}
 
 
 async def test_a_frozen_broker_is_noticed_by_its_silence(
@@ -217,15 +248,12 @@ async def test_a_message_beyond_the_broker_s_limit_is_told(
     rough_server: RabbitServer, open_source: SourceFactory, queue: str
 ) -> None:
     """What the broker will never take is a configuration error with both sizes, and the next message goes through."""
-    await asyncio.to_thread(rough_server.ctl, "eval", "application:set_env(rabbit, max_message_size, 1000).")
-    try:
-        source = await open_source(rough_server, queue)
-        with pytest.raises(SourceError, match="larger than"):
-            await source.send(outgoing(b"x" * 2000))
-        await source.send(outgoing(b"small"))
-        [delivery] = await claim(source, 1)
-    finally:
-        await asyncio.to_thread(rough_server.ctl, "eval", "application:set_env(rabbit, max_message_size, 134217728).")
+    source = await open_source(rough_server, queue)
+
+    with pytest.raises(SourceMisconfigured, match="larger than"):
+        await source.send(outgoing(b"x" * 2_000_000))
+    await source.send(outgoing(b"small"))
+    [delivery] = await claim(source, 1)
 
     assert b"small" == delivery.body
 
