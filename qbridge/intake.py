@@ -48,6 +48,9 @@ RECEIVE_WAIT = 5.0
 #: Seconds beyond its own wait after which a receive that doesn't return is taken for a dead connection.
 RECEIVE_MARGIN = 10.0
 
+#: Seconds after which an open, a settle or a renewal that doesn't return is taken for a dead connection.
+CALL_TIMEOUT = 30.0
+
 #: Seconds of the first and the longest pause before a lost source is opened again.
 RECONNECT_BASE, RECONNECT_CAP = 0.2, 15.0
 
@@ -108,7 +111,8 @@ class Intake:
         self._finishing = asyncio.Event()  # settle what there is, then end
         self._broken = asyncio.Event()  # this connection is lost
         self._claiming = asyncio.Lock()  # held while a receive runs
-        self._lost_at: float | None = None  # when the loss that the log tells of began
+        self._lost_at: float | None = None  # when the outage began, if there is one
+        self._is_told = False  # whether the log tells of that outage
 
     @property
     def held(self) -> int:
@@ -150,7 +154,8 @@ class Intake:
         while not self._finishing.is_set():
             fault: Exception | None
             try:
-                await self.source.open()
+                async with asyncio.timeout(CALL_TIMEOUT):
+                    await self.source.open()
             except Exception as exc:  # noqa: BLE001  # a backend's own fault is survived like its broker's
                 fault = exc
             else:
@@ -172,8 +177,7 @@ class Intake:
         """Claim nothing more; a receive under way returns soon."""
         self._stopping.set()
         self._consumer.interrupt(self)
-        with contextlib.suppress(SourceError):
-            self.source.wake()
+        self._wake_source()
 
     async def claims_ended(self, timeout: float) -> None:
         """Return when a receive under way has returned, after `timeout` seconds at most."""
@@ -206,7 +210,7 @@ class Intake:
             asyncio.create_task(self._renew(), name=f"renew {self.queue}"),
         ]
         try:
-            await asyncio.wait(loops, return_when=asyncio.FIRST_EXCEPTION)
+            await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
             self._break()
             margin = CLOSE_TIMEOUT if self._finishing.is_set() else RECEIVE_MARGIN
             _, late = await asyncio.wait(loops, timeout=margin)
@@ -224,7 +228,10 @@ class Intake:
         self._broken.set()
         self._work.set()
         self._consumer.interrupt(self)
-        with contextlib.suppress(SourceError):
+        self._wake_source()
+
+    def _wake_source(self) -> None:
+        with contextlib.suppress(Exception):  # where that fails, a receive under way ends by its own wait
             self.source.wake()
 
     async def _claim(self) -> None:
@@ -255,7 +262,8 @@ class Intake:
                 await self._work.wait()
                 continue
             batch = list(islice(self._settlements, MAX_SETTLE))
-            outcomes = await self.source.settle(batch)
+            async with asyncio.timeout(CALL_TIMEOUT):
+                outcomes = await self.source.settle(batch)
             lost = 0
             for settlement, outcome in zip(batch, outcomes, strict=True):
                 self._settlements.popleft()
@@ -288,9 +296,12 @@ class Intake:
         held = [delivery for delivery, job in self._held.items() if job is None or job.claimed_at <= claimed_before]
         if not held:
             return
-        for delivery in await self.source.keep_alive(held):
+        async with asyncio.timeout(CALL_TIMEOUT):
+            lost = await self.source.keep_alive(held)
+        for delivery in lost:
             job = self._held.get(delivery)
             if job is not None:
+                self.forget(delivery)  # told once, however long its handler takes to end
                 log.warning(
                     "lease lost, the handler is cancelled",
                     extra={"queue": self.queue, "task": job.message.task, "message_id": job.message.id},
@@ -301,8 +312,11 @@ class Intake:
         """Wait before the next opening, unless the worker leaves meanwhile."""
         delay = min(RECONNECT_CAP, RECONNECT_BASE * 2 ** min(failures - 1, 16)) * random.uniform(0.5, 1.0)
         self.state = IntakeState.DEGRADED
-        if failures == 1:  # one line for a loss, however long it lasts and however often it comes back at once
+        if self._lost_at is None:
             self._lost_at = monotonic()
+        # One line for a loss, however long it lasts. One that follows soon upon another has a line only if it lasts.
+        if not self._is_told and (failures == 1 or monotonic() - self._lost_at > RECONNECT_CAP):
+            self._is_told = True
             unexpected = None if isinstance(exc, (SourceError, TimeoutError)) else exc
             log.warning(
                 "source lost, reconnecting",
@@ -319,11 +333,11 @@ class Intake:
         self.state = IntakeState.READY
         self._broken.clear()
         outage = 0.0 if self._lost_at is None else monotonic() - self._lost_at
-        if self._lost_at is not None:
+        if self._is_told:
             log.info("source is back", extra={"queue": self.queue, "outage": round(outage, 3)})
         elif is_first:
             log.info("source ready", extra={"queue": self.queue})
-        self._lost_at = None
+        self._lost_at, self._is_told = None, False
         if self._events.active:
             self._events.emit(SourceReady(queue=self.queue, outage=outage))
 

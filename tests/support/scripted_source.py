@@ -9,6 +9,7 @@ from typing import Final
 
 from qbridge import Delivery, Outgoing, QueueStats, Settled, Settlement
 from qbridge_memory import MemoryBroker, MemoryOptions, MemorySource
+from tests.support.waiting import Latch
 
 __all__ = ["HANG", "ScriptedSource"]
 
@@ -41,7 +42,7 @@ class ScriptedSource(MemorySource):
     ) -> None:
         super().__init__(name, MemoryOptions(lease=lease), broker=broker)
         self._changed = changed
-        self._script: dict[str, deque[Exception | None]] = defaultdict(deque)
+        self._script: dict[str, deque[Exception | Latch | None]] = defaultdict(deque)
         self._standing: dict[str, Exception] = {}
         self._answers_lost = False
         #: How often each method was called.
@@ -55,9 +56,13 @@ class ScriptedSource(MemorySource):
         #: How many messages each send brought.
         self.send_sizes: list[int] = []
 
-    def script(self, method: str, *faults: Exception | None) -> None:
-        """Let the next calls of a method raise these, one each; None stands for a call that works."""
+    def script(self, method: str, *faults: Exception | Latch | None) -> None:
+        """Let the next calls of a method raise these, one each; None lets it work, a latch makes it wait first."""
         self._script[method].extend(faults)
+
+    def is_scripted(self, method: str) -> bool:
+        """Return whether something is still to happen to calls of a method."""
+        return bool(self._script[method])
 
     def break_(self, method: str, fault: Exception) -> None:
         """Let every call of a method raise this, until it is mended."""
@@ -126,7 +131,9 @@ class ScriptedSource(MemorySource):
         self._changed()
         script = self._script[method]
         fault = script.popleft() if script else self._standing.get(method)
-        if fault is HANG:
+        if isinstance(fault, Latch):
+            await fault.wait()
+        elif fault is HANG:
             await asyncio.get_running_loop().create_future()
         elif fault is not None:
             raise fault
