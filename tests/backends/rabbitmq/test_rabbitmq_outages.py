@@ -77,22 +77,24 @@ async def test_a_starved_broker_refuses_messages_and_settles(
     assert [] == list(await source.receive(1, 0.3))
 
 
-async def test_a_connection_that_a_starved_broker_ends_gives_the_message_back(
+async def test_a_retry_that_a_starved_broker_never_took_is_not_lost(
     starved_server: RabbitServer, open_source: SourceFactory, queue: str
 ) -> None:
-    """A retry whose copy was never confirmed is not lost with the worker: its original is still on the broker."""
+    """A broker that is killed before it has read the copy still has the original, as nobody has acknowledged it."""
     source = await open_source(starved_server, queue)
     await source.send(outgoing(b"kept"))
     [delivery] = await claim(source, 1)
     await asyncio.to_thread(starve, starved_server)
 
-    await source.settle([delivery.retry(0)])
+    outcomes = await source.settle([delivery.retry(0)])
+    await asyncio.to_thread(starved_server.kill)
+    await asyncio.to_thread(starved_server.start)
     await promptly(source.close(), 3)
-    await asyncio.to_thread(feed, starved_server)
     await source.open()
-    returned = await received_until_empty(source)
+    [returned] = await claim(source, 1)
 
-    assert b"kept" in returned
+    assert [Settled.DONE] == list(outcomes)
+    assert (b"kept", 2, 1) == (returned.body, returned.attempt, returned.crashes)
 
 
 async def test_a_killed_broker_has_all_it_confirmed(
