@@ -283,3 +283,27 @@ async def received_by_another(path: Path) -> list[str]:
     received = bodies(await source.receive(10, 0))
     await source.close()
     return received
+
+
+async def test_closing_leaves_a_thread_that_hangs_behind_and_says_so(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A thread that a slow disk holds doesn't hold close(): one line names it."""
+    monkeypatch.setattr("qbridge_sqlite.connection_thread._PATIENCE", 0.1)
+    monkeypatch.setattr("qbridge_sqlite.connection_thread._PATIENCE_AFTER_INTERRUPT", 0.1)
+    source = make_source(path)
+    await source.open()
+    thread = source._thread
+    assert thread is not None
+    gate = Gate()
+    held = thread.submit(gate.hold())
+    gate.wait_until_held()
+
+    async with asyncio.timeout(PATIENCE):
+        await source.close()
+
+    assert ["the thread of an sqlite queue hangs and is left behind"] == caplog.messages
+    gate.open()
+    await held
+    thread._thread.join(PATIENCE)
+    assert [] == threads()
