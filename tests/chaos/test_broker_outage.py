@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 
 from qbridge import QBridge, TaskMessage
-from tests.support.ledger import LEDGER, Ledger
 from tests.support.rabbitmq_server import RabbitServer
 from tests.support.redis_server import RedisServer
+from tests.support.run_ledger import LEDGER, Ledger
 from tests.support.worker_process import WorkerProcess
 
 OUTAGE = float(os.environ.get("QBRIDGE_CHAOS_OUTAGE", "0"))
@@ -108,9 +108,10 @@ def test_a_worker_outlives_its_broker(broker: Broker, tmp_path: Path) -> None:
         broker.server.stop()
         (tmp_path / "outage").touch()
         ledger.wait(lambda book: book.count["end"] == TASKS, timeout=PATIENCE, why=lambda: worker.log)
-        refuse(broker.server.port, until=gone_at + OUTAGE)
+        refused = refuse(broker.server.port, until=gone_at + OUTAGE)
         broker.server.start()
         worker_logs(worker, "source is back")
+        print(f"\n{broker.queue['backend']}: away for {time.monotonic() - gone_at:.1f} s, hung up {refused} times")
         (tmp_path / "return").touch()
         sent_afterwards = send(broker.queue, "return")
         every = ended_without_broker | ended_with_broker_back | sent_afterwards
@@ -147,8 +148,8 @@ def send(queue: Mapping[str, Any], until: str) -> set[str]:
     return asyncio.run(sending())
 
 
-def refuse(port: int, *, until: float) -> None:
-    """In the broker's place hang up on everybody who comes, at least `ATTEMPTS` times and until a moment."""
+def refuse(port: int, *, until: float) -> int:
+    """In the broker's place hang up on all who come, `ATTEMPTS` times at least and until a moment; return how often."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))
@@ -159,6 +160,7 @@ def refuse(port: int, *, until: float) -> None:
             connection, _ = listener.accept()
             connection.close()
             refused += 1
+    return refused
 
 
 def worker_logs(worker: WorkerProcess, text: str) -> None:

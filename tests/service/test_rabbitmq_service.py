@@ -17,9 +17,9 @@ import pytest
 
 from qbridge import QBridge, QueueStats, TaskMessage, load_config
 from qbridge.service import ExitCode
-from tests.support.ledger import LEDGER, Ledger
 from tests.support.rabbitmq_server import RabbitServer
 from tests.support.redis_server import RedisServer
+from tests.support.run_ledger import LEDGER, Ledger
 from tests.support.worker_process import WorkerProcess
 
 pytestmark = pytest.mark.rabbitmq

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from qbridge import QBridge, TaskMessage
-from tests.support.ledger import Ledger
+from tests.support.run_ledger import Ledger
 
 __all__ = ["confirmed_ids", "producing"]
 
