@@ -62,7 +62,8 @@ class Delays:
         self._link = link
         self._publisher = publisher
         self._names = names
-        self._is_quorum = is_quorum
+        #: Whether they are quorum queues, out of which messages move at least once.
+        self.is_quorum = is_quorum
         self._declaring = asyncio.Lock()
         #: When the queues into which delays lead will survive a kill of the broker, on the loop's clock.
         self.grown_up = 0.0
@@ -83,7 +84,7 @@ class Delays:
                     if step not in self._grown_up:
                         is_there = await self._find(step) is not None
                         await self._declare(await self._open(), step)
-                        self._grown_up[step] = 0.0 if is_there or not self._is_quorum else now() + GROWN_UP
+                        self._grown_up[step] = 0.0 if is_there or not self.is_quorum else now() + GROWN_UP
             latest = max(latest, self._grown_up[step])
         return max(0.0, latest - now()) if latest else 0.0
 
@@ -127,7 +128,7 @@ class Delays:
             "x-dead-letter-exchange": "",
             "x-dead-letter-routing-key": self._names.work,
         }
-        if self._is_quorum:
+        if self.is_quorum:
             # Otherwise the broker lets go of a message before its next queue has it.
             arguments |= {
                 "x-queue-type": "quorum",

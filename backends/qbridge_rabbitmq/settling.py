@@ -13,12 +13,15 @@ from typing import Any
 
 from qbridge import Action, Settled, Settlement, SourceError, SourceFull, SourceUnavailable
 from qbridge_rabbitmq.consuming import Consumer, Held, Stage
-from qbridge_rabbitmq.delays import Delays, not_before, step_of
+from qbridge_rabbitmq.delays import LADDER, Delays, not_before, step_of
 from qbridge_rabbitmq.names import QueueNames
 from qbridge_rabbitmq.papers import ATTEMPTS, DIED_AT, REASON, copy
 from qbridge_rabbitmq.publishing import Batch, Letter, Publisher
 
 __all__ = ["Settler"]
+
+#: Milliseconds that copies wait for which the queue has no room.
+_SHORTEST = LADDER[0]
 
 
 class Settler:
@@ -129,7 +132,22 @@ class Settler:
         except asyncio.CancelledError:
             self._unattended.add(batch)
             raise
-        batch.raise_if_failed()
+        waiting = self._waiting_copies(batch, copies)
+        if waiting:
+            await self._send(waiting, await self._delays.ensure({_SHORTEST}))
+        else:
+            batch.raise_if_failed()
+
+    def _waiting_copies(self, batch: Batch, copies: Sequence[tuple[Held, Letter]]) -> list[tuple[Held, Letter]]:
+        """Return copies of what was refused for want of room that wait for it; none if something else is wrong.
+
+        A quorum queue is told to give up nothing that expires, so the broker tries again until there is room.
+        """
+        refused = [copies[position] for position in sorted(batch.refused)]
+        if batch.returned or not self._delays.is_quorum or any(each.queue != self._names.work for _, each in refused):
+            return []
+        queue = self._names.delay(_SHORTEST)
+        return [(held, Letter(queue, letter.body, letter.properties)) for held, letter in refused]
 
     def _finish(self, batch: Batch, helds: Sequence[Held], young_for: float, _done: Any) -> None:
         is_unattended = batch in self._unattended

@@ -229,6 +229,32 @@ async def test_a_full_queue_refuses_and_keeps_what_it_has(
     assert 5 <= (await source.stats()).ready < 20
 
 
+async def test_what_comes_back_to_a_full_queue_waits_for_room(
+    rough_server: RabbitServer, open_source: SourceFactory, queue: str
+) -> None:
+    """Retries and releases for which a full queue has no room are neither lost nor counted as crashes."""
+    source = await open_source(rough_server, queue, arguments={"x-max-length": 3})
+    await source.send(outgoing(b"retried", b"released"))
+    deliveries = {delivery.body: delivery for delivery in await claim(source, 2)}
+
+    async def fill() -> None:
+        for _ in range(30):  # a quorum queue may take a few more than its limit
+            await source.send(outgoing(b"other"))
+
+    with pytest.raises(SourceFull):
+        await fill()
+    outcomes = await source.settle([deliveries[b"retried"].retry(0, "x"), deliveries[b"released"].release()])
+    returned: dict[bytes, tuple[int, int]] = {}
+    while returned.keys() < {b"retried", b"released"}:
+        [delivery] = await claim(source, 1)
+        await source.settle([delivery.ack()])
+        if delivery.body != b"other":
+            returned[delivery.body] = (delivery.attempt, delivery.crashes)
+
+    assert [Settled.DONE] * 2 == list(outcomes)
+    assert {b"retried": (2, 0), b"released": (1, 0)} == returned
+
+
 async def test_a_queue_that_vanished_is_told_by_the_sender(
     rough_server: RabbitServer, open_source: SourceFactory, queue: str
 ) -> None:
