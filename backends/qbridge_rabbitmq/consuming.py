@@ -270,8 +270,10 @@ class Consumer:
 
     async def _consume(self, window: int) -> None:
         # Apart, as a receive may be cancelled at any point of it.
-        await asyncio.shield(self._start(self._replace(window)))
+        task = self._start(self._replace(window))
+        await asyncio.wait({task})
         self.raise_if_lost()
+        task.result()
 
     async def _replace(self, window: int) -> None:
         try:

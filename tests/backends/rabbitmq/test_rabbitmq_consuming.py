@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from qbridge import Settled, SourceUnavailable
+from qbridge import Settled, SourceError, SourceUnavailable
 from tests.backends.rabbitmq.amqp import AmqpClient
 from tests.backends.rabbitmq.conftest import SourceFactory
 from tests.backends.rabbitmq.steps import claim, outgoing, promptly, until
@@ -127,6 +127,23 @@ async def test_closing_gives_back_what_nobody_has_seen(
     received = await claim(other, 5) if receiving.cancelled() else []
 
     assert {(1, 0)} >= {(delivery.attempt, delivery.crashes) for delivery in received}
+
+
+async def test_closing_at_any_point_of_a_receive_ends_it(
+    rabbitmq_server: RabbitServer, open_source: SourceFactory, queue: str
+) -> None:
+    """A receive whose source is closed, be it while it starts its consumer, ends with the contract's error."""
+    source = await open_source(rabbitmq_server, queue)
+    ends: list[BaseException | list[object]] = []
+
+    for turns in range(12):
+        receiving = asyncio.ensure_future(source.receive(1, 60))
+        await asyncio.sleep(turns / 4000)
+        await source.close()
+        ends += await promptly(asyncio.gather(receiving, return_exceptions=True))
+        await source.open()
+
+    assert [] == [end for end in ends if not isinstance(end, SourceError)]
 
 
 async def test_acknowledgements_in_any_order_settle_just_theirs(
