@@ -134,13 +134,13 @@ async def test_closing_at_any_point_of_a_receive_ends_it(
 ) -> None:
     """A receive whose source is closed, be it while it starts its consumer, ends with the contract's error."""
     source = await open_source(rabbitmq_server, queue)
-    ends: list[BaseException | list[object]] = []
+    ends: list[object] = []
 
     for turns in range(12):
         receiving = asyncio.ensure_future(source.receive(1, 60))
         await asyncio.sleep(turns / 4000)
         await source.close()
-        ends += await promptly(asyncio.gather(receiving, return_exceptions=True))
+        ends += list(await promptly(asyncio.gather(receiving, return_exceptions=True)))
         await source.open()
 
     assert [] == [end for end in ends if not isinstance(end, SourceError)]
