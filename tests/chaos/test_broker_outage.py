@@ -26,9 +26,6 @@ from tests.support.worker_process import WorkerProcess
 
 OUTAGE = float(os.environ.get("QBRIDGE_CHAOS_OUTAGE", "0"))
 
-#: Vain attempts to connect that an outage lasts for, beside those made while the server ends.
-ATTEMPTS = 2
-
 #: Tasks of each kind.
 TASKS = 20
 
@@ -72,10 +69,11 @@ loops:
 
 @dataclass
 class Broker:
-    """A server, and the keys of a queue on it."""
+    """A server, the keys of a queue on it, and how many vain attempts to connect to wait for while it is away."""
 
     server: RedisServer | RabbitServer
     queue: dict[str, Any]
+    attempts: int
 
 
 @pytest.fixture(
@@ -85,11 +83,12 @@ def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
     """A broker that keeps what it was given on its disk. It runs again afterwards."""
     if request.param == "redis":
         with RedisServer() as redis:
-            yield Broker(redis, {"backend": "redis", "url": redis.url, "key": "q", "lease": "90s"})
+            yield Broker(redis, {"backend": "redis", "url": redis.url, "key": "q", "lease": "90s"}, attempts=3)
         return
     rabbit: RabbitServer = request.getfixturevalue("rabbitmq_server")
+    queue = {"backend": "rabbitmq", "url": rabbit.url, "queue": f"outage.{uuid.uuid4().hex}"}
     try:
-        yield Broker(rabbit, {"backend": "rabbitmq", "url": rabbit.url, "queue": f"outage.{uuid.uuid4().hex}"})
+        yield Broker(rabbit, queue, attempts=1)  # beside all those that are vain while it takes its time to end
     finally:
         rabbit.start()
 
@@ -108,7 +107,7 @@ def test_a_worker_outlives_its_broker(broker: Broker, tmp_path: Path) -> None:
         broker.server.stop()
         (tmp_path / "outage").touch()
         ledger.wait(lambda book: book.count["end"] == TASKS, timeout=PATIENCE, why=lambda: worker.log)
-        refused = refuse(broker.server.port, until=gone_at + OUTAGE)
+        refused = refuse(broker.server.port, broker.attempts, until=gone_at + OUTAGE)
         broker.server.start()
         worker_logs(worker, "source is back")
         print(f"\n{broker.queue['backend']}: away for {time.monotonic() - gone_at:.1f} s, hung up {refused} times")
@@ -148,15 +147,15 @@ def send(queue: Mapping[str, Any], until: str) -> set[str]:
     return asyncio.run(sending())
 
 
-def refuse(port: int, *, until: float) -> int:
-    """In the broker's place hang up on all who come, `ATTEMPTS` times at least and until a moment; return how often."""
+def refuse(port: int, attempts: int, *, until: float) -> int:
+    """In the broker's place hang up on all who come, so many times at least and until a moment; return how often."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))
         listener.listen()
         listener.settimeout(PATIENCE)
         refused = 0
-        while refused < ATTEMPTS or time.monotonic() < until:
+        while refused < attempts or time.monotonic() < until:
             connection, _ = listener.accept()
             connection.close()
             refused += 1
