@@ -72,7 +72,7 @@ class Dispatcher:
         groups: The loop groups by name.
         retry: The policy of handlers that have none.
         max_crashes: How often a message may come back because its worker died; then it is a dead letter `crashed`.
-            One that is a single crash away from it runs alone, so that it can blame nobody else.
+            One that has crashed and is a single crash away from it runs alone, so that it can blame nobody else.
         events: Where ends are told.
         receive_wait: Seconds that a claim waits for a message.
     """
@@ -97,6 +97,7 @@ class Dispatcher:
         self._alone: Job | None = None
         self._draining = False
         self._tally = dict.fromkeys(Action, 0)
+        self._released_unstarted = 0
         self._idle = asyncio.Event()
         #: Set each time a claim has found nothing while nothing runs; whoever waits for it clears it first.
         self.found_nothing = asyncio.Event()
@@ -158,7 +159,7 @@ class Dispatcher:
                 continue
             if self._draining:
                 self._settle_unstarted(job)
-            elif delivery.crashes >= self._max_crashes - 1:
+            elif delivery.crashes >= max(1, self._max_crashes - 1):
                 self._suspects.append(job)
             else:
                 lane.pending.append(job)
@@ -212,11 +213,11 @@ class Dispatcher:
         """
         hurry = hurry or asyncio.Event()
         self._draining = True
+        before = dict(self._tally)
         for intake in self._routes:
             intake.stop_claiming()
         await asyncio.gather(*(intake.claims_ended(_STOP_CLAIMING) for intake in self._routes))
-        before = dict(self._tally)
-        released = self._release_unstarted()
+        self._release_unstarted()
         self._advance()
         if not await _any_within(grace, self._idle, hurry) or not self._idle.is_set():
             for lane in self._lanes.values():
@@ -229,7 +230,7 @@ class Dispatcher:
         cancelled = ended[Action.RELEASE]
         return DrainReport(
             finished=sum(ended.values()) - cancelled,
-            released=released + cancelled,
+            released=self._released_unstarted + cancelled,
             cancelled=cancelled,
             abandoned=abandoned + sum(unsettled),
         )
@@ -267,25 +268,25 @@ class Dispatcher:
             self._alone = job
 
     def _settle_unstarted(self, job: Job) -> None:
-        settlement = job.delivery.release()
         if job.cancel_reason is CancelReason.LEASE_LOST:
             job.owner.forget(job.delivery)
         else:
-            job.owner.settle(settlement)
+            job.owner.settle(job.delivery.release())
+            self._released_unstarted += 1
 
-    def _release_unstarted(self) -> int:
-        """Put back, in order, what waits here and what the loops have not received."""
-        unstarted: list[Job] = []
-        for lane in self._lanes.values():
-            for thread in lane.group.threads:
-                unstarted.extend(thread.recall())
-            unstarted.extend(lane.pending)
-            lane.pending.clear()
-        unstarted.extend(self._suspects)
+    def _release_unstarted(self) -> None:
+        """Put back what waits here and what the loops have not received, in the order in which it was claimed."""
+        unstarted = set(self._suspects)
         self._suspects.clear()
-        for job in unstarted:
-            self._settle_unstarted(job)
-        return len(unstarted)
+        for lane in self._lanes.values():
+            unstarted.update(lane.pending)
+            lane.pending.clear()
+            for thread in lane.group.threads:
+                unstarted.update(thread.recall())
+        for intake in self._routes:
+            for job in intake.running_jobs():
+                if job in unstarted:
+                    self._settle_unstarted(job)
 
     def _abandon(self) -> int:
         """Let the leases of what still runs lapse; return how many that are."""

@@ -45,6 +45,8 @@ class ScriptedSource(MemorySource):
         self._script: dict[str, deque[Exception | Latch | None]] = defaultdict(deque)
         self._standing: dict[str, Exception] = {}
         self._answers_lost = False
+        #: Whether a receive is under way.
+        self.is_receiving = False
         #: How often each method was called.
         self.calls: Counter[str] = Counter()
         #: The `limit` of each receive, and how many messages it returned.
@@ -85,8 +87,12 @@ class ScriptedSource(MemorySource):
 
     async def receive(self, limit: int, wait: float) -> Sequence[Delivery]:
         """Claim, by the script."""
-        await self._obey("receive")
-        deliveries = await super().receive(limit, wait)
+        self.is_receiving = True
+        try:
+            await self._obey("receive")
+            deliveries = await super().receive(limit, wait)
+        finally:
+            self.is_receiving = False
         self.claims.append((limit, len(deliveries)))
         self._changed()
         return deliveries

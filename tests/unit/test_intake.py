@@ -187,11 +187,11 @@ async def test_too_much_unsettled_stops_the_claiming(bench: IntakeBench, monkeyp
 
 async def test_leases_are_renewed_while_work_goes_on() -> None:
     """A delivery outlives its lease several times over as long as it is held, settled or not."""
-    bench = IntakeBench(lease=0.3)
+    bench = IntakeBench(lease=0.4)
     await bench.start()
     [delivery] = await bench.claim(1)
 
-    await asyncio.sleep(1.0)  # more than three leases
+    await bench.watch.until(lambda: bench.source.calls["keep_alive"] >= 9)  # three leases
     stats = await bench.producer.stats()
     bench.intake.settle(delivery.ack())
     await bench.watch.until(lambda: not bench.intake.held)
