@@ -34,6 +34,11 @@ _GLANCE = 0.25
 #: Turns of the loop in which more of a burst may come in, or a receive begin.
 _TURNS = 4
 
+#: Acknowledgements that a quorum queue surely takes from a channel at once: others wait in the channel, and are
+#: forgotten if it is closed meanwhile. Nothing tells when they were taken; seconds within which they were, amply.
+_MOST_FRAMES = 16
+_DIGESTING = 0.15
+
 #: Each consuming channel counts its deliveries from 1: what was delivered by an earlier one must not be settled.
 _epochs = itertools.count(1)
 
@@ -97,6 +102,8 @@ class Consumer:
         self._tag: str | None = None  # the consumer's own name while there is one
         self._window = 0  # what it may hold
         self._taken = 0  # what it holds
+        self._acked_at = 0.0
+        self._frames = 0  # acknowledgements sent without a pause
         self._changing = asyncio.Lock()
         self._waiter: asyncio.Future[None] | None = None
         self._is_receiving = False
@@ -180,9 +187,20 @@ class Consumer:
         tags = {held.tag for held in helds if held.tag in self._held}
         if not self._is_receiving:
             self._cancel_first()
+        now = self._loop.time()
+        if now > self._acked_at + _DIGESTING:
+            self._frames = 0
+        self._acked_at = now
         for tag, is_multiple in acknowledgements(self._held, tags):
             self._channel.cast("basic_ack", tag, is_multiple, doing="acknowledging")
+            self._frames += 1
         self._drop(tags)
+
+    @property
+    def digesting_for(self) -> float:
+        """Seconds for which the broker may forget acknowledgements if the channel is closed."""
+        is_much = self._frames >= _MOST_FRAMES
+        return max(0.0, self._acked_at + _DIGESTING - self._loop.time()) if is_much else 0.0
 
     def requeue(self, helds: Sequence[Held]) -> None:
         """Put deliveries back as they are; on a quorum queue the broker counts it.

@@ -165,6 +165,23 @@ async def test_acknowledgements_in_any_order_settle_just_theirs(
     assert [] == list(await source.receive(1, 0))
 
 
+async def test_closing_after_many_acknowledgements_forgets_none(
+    rabbitmq_server: RabbitServer, client: AmqpClient, open_source: SourceFactory, queue: str
+) -> None:
+    """Hundreds of acknowledgements that had to go one by one are in the queue before its connection is closed."""
+    source = await open_source(rabbitmq_server, queue)
+    await source.send(outgoing(*[b"x"] * 500))
+    first, *others = await claim(source, 500)
+
+    await source.settle([delivery.ack() for delivery in others])
+    await source.close()
+    await source.open()
+    returned = await claim(source, 1)
+
+    assert (first.body, 2) == (returned[0].body, returned[0].attempt)
+    assert 0 == client.count(queue)
+
+
 async def test_a_settlement_of_an_earlier_connection_is_not_sent(
     rabbitmq_server: RabbitServer, open_source: SourceFactory, queue: str
 ) -> None:
