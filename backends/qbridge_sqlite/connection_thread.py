@@ -94,7 +94,8 @@ class ConnectionThread:
         if await _within(self._ended, _PATIENCE):
             self._thread.join(_PATIENCE)
         else:
-            log.error("the thread of an sqlite queue hangs and is left behind", extra={"queue_thread": self._thread.name})
+            name = self._thread.name
+            log.error("the thread of an sqlite queue hangs and is left behind", extra={"queue_thread": name})
         atexit.unregister(self._end_at_exit)
 
     def _run(self) -> None:
