@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from qbridge.codec import Codec
-from qbridge.errors import BridgeStateError, MessageTooLargeError, SourceError, SourceUnavailable
+from qbridge.errors import BridgeStateError, MessageTooLargeError, SourceFull, SourceUnavailable
 from qbridge.message import TaskMessage
 from qbridge.source import Outgoing, QueueSource
 
@@ -121,8 +121,6 @@ class Sender:
             error = SourceUnavailable(f"queue {self.queue!r} did not take the messages within {SEND_TIMEOUT:g} s")
         except Exception as exc:  # noqa: BLE001  # the border to the source: those who wait for it are told
             error = exc
-        if isinstance(error, SourceUnavailable) or (error is not None and not isinstance(error, SourceError)):
-            await self._close_source()
         for sent in senders:
             if sent.done():  # its caller was cancelled
                 continue
@@ -130,6 +128,8 @@ class Sender:
                 sent.set_result(None)
             else:
                 sent.set_exception(error)
+        if error is not None and not isinstance(error, SourceFull):
+            await self._close_source()
 
     async def _close_source(self) -> None:
         self._is_open = False

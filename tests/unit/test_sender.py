@@ -1,0 +1,300 @@
+"""Sender: what shares a round trip, who is told of an error, and when its source is opened and closed."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from qbridge import (
+    BridgeStateError,
+    MessageTooLargeError,
+    Outgoing,
+    SourceClosed,
+    SourceFull,
+    SourceMisconfigured,
+    SourceUnavailable,
+    TaskMessage,
+    UndecodableMessageError,
+    sender,
+)
+from qbridge.codec import JsonCodec, RawCodec
+from qbridge.sender import Sender
+from qbridge_memory import MemoryBroker
+from tests.support.scripted_source import HANG, ScriptedSource
+from tests.support.waiting import Latch, Watch
+
+
+class Bench:
+    """A sender over a scripted source."""
+
+    def __init__(self) -> None:
+        self.watch = Watch()
+        self.broker = MemoryBroker()
+        self.source = ScriptedSource(self.broker, changed=self.watch.changed)
+        self.sender = Sender("orders", self.source, codec=JsonCodec(), max_message_size=200)
+
+    async def sent(self) -> list[str]:
+        """Claim what has reached the queue; return the ids in order."""
+        receiver = ScriptedSource(self.broker)
+        await receiver.open()
+        return [delivery.message_id for delivery in await receiver.receive(10_000, 0.0)]
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    """A sender."""
+    bench = Bench()
+    yield bench
+    bench.source.mend()
+    await bench.sender.close()
+
+
+def outgoing(*names: str) -> list[Outgoing]:
+    """Return a message for each name."""
+    return [Outgoing(body=b"{}", message_id=name) for name in names]
+
+
+async def all_errors(*sends: asyncio.Task[None]) -> list[BaseException | None]:
+    """Return how each send ended."""
+    return await asyncio.gather(*sends, return_exceptions=True)
+
+
+async def test_sends_that_overlap_share_a_round_trip(bench: Bench) -> None:
+    """What is sent while a call is under way goes in the next one, all together and in order."""
+    gate = Latch()
+    bench.source.script("send", gate)
+    first = asyncio.create_task(bench.sender.send(outgoing("a")))
+    await bench.watch.until(lambda: bench.source.calls["send"])
+
+    others = [asyncio.create_task(bench.sender.send(outgoing(f"{name}1", f"{name}2"))) for name in "bcd"]
+    await asyncio.sleep(0)
+    gate.set()
+    await asyncio.gather(first, *others)
+
+    assert [1, 6] == bench.source.send_sizes
+    assert ["a", "b1", "b2", "c1", "c2", "d1", "d2"] == await bench.sent()
+
+
+async def test_a_hundred_concurrent_sends_are_few_calls(bench: Bench) -> None:
+    """Programs that send one by one from many tasks don't pay a round trip for each."""
+    await asyncio.gather(*(bench.sender.send(outgoing(f"{index}")) for index in range(100)))
+
+    assert 100 == sum(bench.source.send_sizes)
+    assert len(bench.source.send_sizes) <= 2
+    assert 1 == bench.source.calls["open"]
+
+
+async def test_a_call_has_a_bounded_size(bench: Bench) -> None:
+    """A long list travels in parts; short ones are not torn to fill a call."""
+    gate = Latch()
+    bench.source.script("send", gate)
+    sizes = (1, 600, 400, 600, 2500)
+    sends = []
+    for number, size in enumerate(sizes):
+        sends.append(asyncio.create_task(bench.sender.send(outgoing(*(f"{number}-{index}" for index in range(size))))))
+        await bench.watch.until(lambda: bench.source.calls["send"])
+    gate.set()
+    await asyncio.gather(*sends)
+
+    assert [1, 1000, 600, 1000, 1000, 500] == bench.source.send_sizes
+    assert [f"{number}-{index}" for number, size in enumerate(sizes) for index in range(size)] == await bench.sent()
+
+
+@pytest.mark.parametrize(
+    ("error", "is_lost"),
+    [
+        (SourceUnavailable("gone"), True),
+        (SourceClosed("closed"), True),
+        (ZeroDivisionError("oops"), True),
+        (SourceMisconfigured("no such queue"), True),
+        (SourceFull("full"), False),
+    ],
+)
+async def test_an_error_reaches_everybody_who_waits_for_it(bench: Bench, error: Exception, is_lost: bool) -> None:
+    """All who share the call are told; nobody else is; a connection that may be lost is made anew by the next send."""
+    gate = Latch()
+    bench.source.script("send", gate, error)
+    first = asyncio.create_task(bench.sender.send(outgoing("a")))
+    await bench.watch.until(lambda: bench.source.calls["send"])
+    others = [asyncio.create_task(bench.sender.send(outgoing(name))) for name in "bc"]
+    await asyncio.sleep(0)
+    gate.set()
+
+    errors = await all_errors(first, *others)
+    await bench.sender.send(outgoing("d"))
+
+    assert [None, error, error] == errors
+    assert ((2, 1) if is_lost else (1, 0)) == (bench.source.calls["open"], bench.source.calls["close"])
+    assert ["a", "d"] == await bench.sent()
+
+
+async def test_nothing_is_sent_twice_behind_the_caller_s_back(bench: Bench) -> None:
+    """After an error of unknown outcome the sender repeats nothing; that is for the caller to decide."""
+    bench.source.script("send", SourceUnavailable("gone"))
+
+    with pytest.raises(SourceUnavailable, match="gone"):
+        await bench.sender.send(outgoing("a"))
+    await bench.sender.send(outgoing("b"))
+
+    assert ["b"] == await bench.sent()
+
+
+async def test_a_broker_that_can_t_be_reached_is_told_to_the_caller(bench: Bench) -> None:
+    """The source is opened by the first send; if that fails the send fails, and the next one opens again."""
+    bench.source.script("open", SourceUnavailable("connection refused"))
+    before = bench.source.calls["open"]
+
+    with pytest.raises(SourceUnavailable, match="connection refused"):
+        await bench.sender.send(outgoing("a"))
+    await bench.sender.send(outgoing("b"))
+
+    assert (0, 2, ["b"]) == (before, bench.source.calls["open"], await bench.sent())
+
+
+@pytest.mark.parametrize("method", ["open", "send"])
+async def test_a_call_that_hangs_ends_in_an_error(bench: Bench, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for ever: the caller is told that the outcome is unknown, at once when the time is over."""
+    monkeypatch.setattr(sender, "SEND_TIMEOUT", 0.05)
+    bench.source.script(method, HANG)
+    gate = Latch()
+    bench.source.script("close", gate)
+
+    with pytest.raises(SourceUnavailable) as refusal:
+        await bench.sender.send(outgoing("a"))
+    gate.set()
+    await bench.sender.send(outgoing("b"))
+
+    assert "queue 'orders' did not take the messages within 0.05 s" == str(refusal.value)
+    assert ["b"] == await bench.sent()
+
+
+async def test_a_cancelled_caller_harms_nobody(bench: Bench) -> None:
+    """Who shares the call with somebody who left is served all the same."""
+    gate = Latch()
+    bench.source.script("send", gate)
+    first = asyncio.create_task(bench.sender.send(outgoing("a")))
+    await bench.watch.until(lambda: bench.source.calls["send"])
+    leaving, staying = [asyncio.create_task(bench.sender.send(outgoing(name))) for name in "bc"]
+    await asyncio.sleep(0)
+
+    first.cancel()
+    leaving.cancel()
+    gate.set()
+    await staying
+
+    assert (True, True) == (first.cancelled(), leaving.cancelled())
+    assert ["a", "b", "c"] == await bench.sent()
+
+
+async def test_closing_sends_what_waits(bench: Bench) -> None:
+    """A close under way takes nothing more, but loses nothing that was given before; closing again is no error."""
+    gate = Latch()
+    bench.source.script("send", gate)
+    sends = [asyncio.create_task(bench.sender.send(outgoing(name))) for name in "ab"]
+    await bench.watch.until(lambda: bench.source.calls["send"])
+
+    closing = asyncio.create_task(bench.sender.close())
+    await asyncio.sleep(0)
+    with pytest.raises(BridgeStateError, match="queue 'orders' is closed for sending"):
+        await bench.sender.send(outgoing("late"))
+    gate.set()
+    await asyncio.gather(closing, *sends)
+    await bench.sender.close()
+
+    assert ["a", "b"] == await bench.sent()
+
+
+async def test_a_fault_in_closing_is_logged(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever closes has nothing to do with what a source may raise then."""
+    bench.source.script("close", ZeroDivisionError("oops"))
+
+    await bench.sender.close()
+
+    [record] = caplog.records
+    assert ("sender's source did not close cleanly", "orders", "oops") == (
+        record.getMessage(),
+        record.__dict__["queue"],
+        record.__dict__["error"],
+    )
+
+
+async def test_sending_nothing_asks_nobody(bench: Bench) -> None:
+    """An empty list of messages costs no connection."""
+    await bench.sender.send([])
+
+    assert 0 == bench.source.calls["open"]
+
+
+class DelaylessSource(ScriptedSource):
+    """A source whose broker can neither delay messages nor carry headers."""
+
+    capabilities = dataclasses.replace(ScriptedSource.capabilities, delay=False, headers=False)
+
+
+def _message(*args: object, task: str = "pay", headers: dict[str, str] | None = None) -> TaskMessage:
+    return TaskMessage(id="m1", task=task, args=list(args), headers=headers or {}, enqueued_at=None)
+
+
+def test_a_message_is_encoded_with_its_id_and_delay() -> None:
+    """What goes to the broker carries the message's id, and its headers in the envelope."""
+    ready = Bench().sender.encode(_message(1, headers={"h": "x"}), 2.5)
+
+    assert ("m1", 2.5, {}) == (ready.message_id, ready.delay, dict(ready.headers))
+    assert b'"headers":{"h":"x"}' in ready.body
+
+
+def test_the_size_limit_is_that_of_the_body() -> None:
+    """A body of just the limit passes, one byte more doesn't."""
+    encode = Bench().sender.encode
+    room = 200 - len(encode(_message(""), 0.0).body)
+
+    assert 200 == len(encode(_message("x" * room), 0.0).body)
+    with pytest.raises(MessageTooLargeError) as refusal:
+        encode(_message("x" * (room + 1)), 0.0)
+
+    assert (201, 200) == (refusal.value.size, refusal.value.limit)
+
+
+@pytest.mark.parametrize(
+    ("encode", "kind", "text"),
+    [
+        (lambda: _encode(_message(), -1), ValueError, "delay must be 0 or more seconds, not -1"),
+        (lambda: _encode(_message(), float("inf")), ValueError, "delay must be 0 or more seconds, not inf"),
+        (lambda: _encode(_message(), float("nan")), ValueError, "delay must be 0 or more seconds, not nan"),
+        (
+            lambda: _encode(_message(), 0.1),
+            ValueError,
+            "queue 'orders' can't delay messages: its broker has no such ability",
+        ),
+        (
+            lambda: _encode(_message(1, headers={"h": "x"}), 0.0, raw=True),
+            ValueError,
+            "queue 'orders' can't carry headers: neither its codec nor its broker has any",
+        ),
+        (
+            lambda: _encode(_message(object()), 0.0),
+            UndecodableMessageError,
+            "arguments of task 'pay' are not JSON: Unable to serialize unknown type: <class 'object'>",
+        ),
+        (
+            lambda: _encode(_message(1, 2), 0.0, raw=True),
+            UndecodableMessageError,
+            "a raw queue carries one positional argument, not 2 positional and 0 named ones",
+        ),
+    ],
+)
+def test_what_the_queue_can_t_take_is_refused(encode: Callable[[], Outgoing], kind: type[Exception], text: str) -> None:
+    """The caller is told before anything is sent."""
+    with pytest.raises(kind) as refusal:
+        encode()
+
+    assert text == str(refusal.value)
+
+
+def _encode(message: TaskMessage, delay: float, *, raw: bool = False) -> Outgoing:
+    source = DelaylessSource(MemoryBroker())
+    codec = RawCodec("pay") if raw else JsonCodec()
+    return Sender("orders", source, codec=codec, max_message_size=200).encode(message, delay)
