@@ -109,8 +109,12 @@ def test_a_worker_outlives_its_broker(broker: Broker, tmp_path: Path) -> None:
         ledger.wait(lambda book: book.count["end"] == TASKS, timeout=PATIENCE, why=lambda: worker.log)
         refused = refuse(broker.server.port, broker.attempts, until=gone_at + OUTAGE)
         broker.server.start()
+        back_at = time.monotonic()
         worker_logs(worker, "source is back")
-        print(f"\n{broker.queue['backend']}: away for {time.monotonic() - gone_at:.1f} s, hung up {refused} times")
+        print(
+            f"\n{broker.queue['backend']}: away for {back_at - gone_at:.1f} s, hung up {refused} times, "
+            f"seen again after {time.monotonic() - back_at:.1f} s"
+        )
         (tmp_path / "return").touch()
         sent_afterwards = send(broker.queue, "return")
         every = ended_without_broker | ended_with_broker_back | sent_afterwards
@@ -153,10 +157,14 @@ def refuse(port: int, attempts: int, *, until: float) -> int:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))
         listener.listen()
-        listener.settimeout(PATIENCE)
         refused = 0
         while refused < attempts or time.monotonic() < until:
-            connection, _ = listener.accept()
+            listener.settimeout(PATIENCE if refused < attempts else max(0.01, until - time.monotonic()))
+            try:
+                connection, _ = listener.accept()
+            except TimeoutError:
+                assert refused >= attempts, "the worker does not try to connect"
+                break
             connection.close()
             refused += 1
     return refused
