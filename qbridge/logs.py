@@ -48,16 +48,17 @@ def _extras(record: logging.LogRecord) -> dict[str, Any]:
 class _ConsoleFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S.%f")[:-3]
-        # Values may be anybody's text: one event stays one line, but for the traceback below it.
+        # Values may be anybody's text: one event stays one line, but for the traceback, which is set in below it.
         values = {key: str(value) for key, value in _extras(record).items()}
         error, _, trace = values.get("error", "").partition("\n")
         if error:
             values["error"] = error
+        message, _, more = record.getMessage().partition("\n")
         pairs = "".join(f" {key}={_quoted(value)}" for key, value in values.items())
-        line = f"{time} {record.levelname.lower():7} {record.getMessage()}{pairs}"
         if record.exc_info:
             trace = self.formatException(record.exc_info)
-        return f"{line}\n{trace}" if trace else line
+        below = "".join(f"\n  {_printable(line)}" for part in (more, trace) if part for line in part.split("\n"))
+        return f"{time} {record.levelname.lower():7} {_printable(message)}{pairs}{below}"
 
 
 class _JsonFormatter(logging.Formatter):
@@ -75,5 +76,10 @@ class _JsonFormatter(logging.Formatter):
 
 
 def _quoted(value: str) -> str:
-    plain = value.isprintable() and " " not in value and value != ""
-    return value if plain else json.dumps(value, ensure_ascii=False)
+    is_plain = value.isprintable() and " " not in value and value != ""
+    # JSON itself escapes only some of what ends a line or moves the cursor of a terminal.
+    return value if is_plain else json.dumps(value, ensure_ascii=not value.isprintable())
+
+
+def _printable(line: str) -> str:
+    return line if line.isprintable() else line.encode("unicode_escape").decode()
