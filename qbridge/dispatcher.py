@@ -93,8 +93,9 @@ class Dispatcher:
         self._max_crashes = max_crashes
         self._events = events
         self._receive_wait = receive_wait
-        self._suspects: deque[Job] = deque()
-        self._alone: Job | None = None
+        self._suspect: Job | None = None  # waits until nothing else is held here
+        self._alone: Job | None = None  # the suspect that runs
+        self._is_wary = False  # whether the last claim brought a suspect: more are likely to follow
         self._draining = False
         self._tally = dict.fromkeys(Action, 0)
         self._released_unstarted = 0
@@ -112,7 +113,9 @@ class Dispatcher:
     @property
     def in_flight(self) -> int:
         """How many jobs wait or run in this worker."""
-        return len(self._suspects) + sum(len(lane.pending) + lane.group.in_flight for lane in self._lanes.values())
+        return (self._suspect is not None) + sum(
+            len(lane.pending) + lane.group.in_flight for lane in self._lanes.values()
+        )
 
     async def claimable(self, intake: Intake) -> tuple[int, float]:
         """Wait for credit; return how many messages to claim and how long to wait for them (`Consumer.claimable`).
@@ -122,7 +125,7 @@ class Dispatcher:
         holds nothing that a busy one could use.
         """
         _, lane = self._routes[intake]
-        while not (credit := 0 if self._suspects or self._alone or self._draining else lane.credit()) > 0:
+        while not (credit := 0 if self._is_quarantined or self._draining else lane.credit()) > 0:
             if self._draining:
                 return 0, 0.0
             waiter = lane.waiters[intake] = asyncio.get_running_loop().create_future()
@@ -132,6 +135,8 @@ class Dispatcher:
                 del lane.waiters[intake]
             if waiter.result() is False:
                 return 0, 0.0
+        if self._is_wary:
+            credit = 1
         if len(lane.intakes) == 1:
             lane.reserved[intake] = credit
             return credit, self._receive_wait
@@ -152,20 +157,30 @@ class Dispatcher:
         route, lane = self._routes[intake]
         lane.reserved.pop(intake, None)
         claimed_at = monotonic()
+        self._is_wary = False
         for delivery in deliveries:
             job = self._admission.admit(intake, route, delivery, claimed_at)
             intake.hold(delivery, job)
             if job is None:
                 continue
+            is_suspect = delivery.crashes >= max(1, self._max_crashes - 1)
+            self._is_wary |= is_suspect
             if self._draining:
                 self._settle_unstarted(job)
-            elif delivery.crashes >= max(1, self._max_crashes - 1):
-                self._suspects.append(job)
+            elif self._is_quarantined:
+                self._put_back(job)
+            elif is_suspect:
+                self._quarantine(job)
             else:
                 lane.pending.append(job)
         self._advance()
         if not deliveries and self.in_flight == 0:
             self.found_nothing.set()
+
+    def on_settled(self) -> None:
+        """Start a suspect that has waited for the broker to have all the others back (`Consumer.on_settled`)."""
+        if self._suspect is not None:
+            self._advance()
 
     def lose(self, job: Job) -> None:
         """Cancel the handler of a delivery whose lease is lost; nothing is settled (`Consumer.lose`)."""
@@ -237,8 +252,8 @@ class Dispatcher:
 
     def _advance(self) -> None:
         """Start what can start, tell intakes of free credit, and note whether all is done."""
-        if (self._suspects or self._alone) and not self._draining:
-            self._advance_suspects()
+        if self._is_quarantined and not self._draining:
+            self._start_suspect()
         elif not self._draining:
             for lane in self._lanes.values():
                 self._fill(lane)
@@ -256,28 +271,47 @@ class Dispatcher:
                 if not waiter.done():
                     waiter.set_result(True)
 
-    def _advance_suspects(self) -> None:
-        if self._alone is not None or any(lane.group.in_flight for lane in self._lanes.values()):
+    @property
+    def _is_quarantined(self) -> bool:
+        """Whether a suspect runs alone, or waits for that."""
+        return self._suspect is not None or self._alone is not None
+
+    def _quarantine(self, job: Job) -> None:
+        """Let a suspect run alone, and put back all that has not started: whatever is held here when it kills this
+        worker would be taken for a killer too.
+        """
+        self._suspect = job
+        for lane in self._lanes.values():
+            for waiting in lane.pending:
+                self._put_back(waiting)
+            lane.pending.clear()
+
+    def _start_suspect(self) -> None:
+        """Start the suspect once nothing else runs, and the broker has everything else back."""
+        job = self._suspect
+        if job is None or any(lane.group.in_flight for lane in self._lanes.values()):
             return
-        job = self._suspects.popleft()
+        if sum(intake.held for intake in self._routes) > 1:
+            return
         log.warning("a message that may have crashed its worker runs alone", extra=identity(job))
         lane = self._routes[job.owner][1]
-        if lane.group.submit([job]):
-            self._suspects.appendleft(job)
-        else:
-            self._alone = job
+        if not lane.group.submit([job]):
+            self._suspect, self._alone = None, job
 
-    def _settle_unstarted(self, job: Job) -> None:
+    def _put_back(self, job: Job) -> None:
         if job.cancel_reason is CancelReason.LEASE_LOST:
             job.owner.forget(job.delivery)
         else:
             job.owner.settle(job.delivery.release())
-            self._released_unstarted += 1
+
+    def _settle_unstarted(self, job: Job) -> None:
+        self._released_unstarted += job.cancel_reason is not CancelReason.LEASE_LOST
+        self._put_back(job)
 
     def _release_unstarted(self) -> None:
         """Put back what waits here and what the loops have not received, in the order in which it was claimed."""
-        unstarted = set(self._suspects)
-        self._suspects.clear()
+        unstarted = set() if self._suspect is None else {self._suspect}
+        self._suspect = None
         for lane in self._lanes.values():
             unstarted.update(lane.pending)
             lane.pending.clear()

@@ -70,6 +70,9 @@ class Consumer(Protocol):
     def interrupt(self, intake: Intake) -> None:
         """Let a `claimable` that waits return with 0."""
 
+    def on_settled(self) -> None:
+        """Take note that the broker has settled some of what was held."""
+
     def lose(self, job: Job) -> None:
         """Stop the work on a delivery whose lease is lost."""
 
@@ -275,6 +278,7 @@ class Intake:
                 )
             if len(self._settlements) <= MAX_UNSETTLED:
                 self._room.set()
+            self._consumer.on_settled()
 
     async def _renew(self) -> None:
         if self.source.lease is None:

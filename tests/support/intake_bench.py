@@ -52,6 +52,9 @@ class Sink:
     def interrupt(self, intake: Intake) -> None:
         """Do nothing, as nobody waits for room."""
 
+    def on_settled(self) -> None:
+        """Do nothing, as nobody waits for it."""
+
     def lose(self, job: Job) -> None:
         """Note a lost lease."""
         self.lost.append(job)
