@@ -11,7 +11,7 @@ from qbridge import Delivery, Outgoing, QueueStats, Settled, Settlement
 from qbridge_memory import MemoryBroker, MemoryOptions, MemorySource
 from tests.support.waiting import Latch
 
-__all__ = ["HANG", "ScriptedSource"]
+__all__ = ["HANG", "ScriptedSource", "Unanswered"]
 
 
 class _HangError(Exception):
@@ -20,6 +20,18 @@ class _HangError(Exception):
 
 #: Scripted instead of an error: the call never returns.
 HANG: Final = _HangError()
+
+
+class Unanswered(Exception):  # noqa: N818  # it stands in a script for what happens to a call
+    """Scripted for a settle whose answer is lost: the broker does it, and the call raises an error all the same.
+
+    Args:
+        error: What the call raises.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
 
 
 class ScriptedSource(MemorySource):
@@ -99,7 +111,7 @@ class ScriptedSource(MemorySource):
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Settled]:
         """Settle, by the script."""
-        await self._obey("settle")
+        unanswered = await self._obey("settle")
         self.settle_sizes.append(len(settlements))
         if self._answers_lost:
             outcomes: Sequence[Settled] = [Settled.LOST] * len(settlements)
@@ -107,6 +119,8 @@ class ScriptedSource(MemorySource):
             outcomes = await super().settle(settlements)
         self.settled += [done for done, outcome in zip(settlements, outcomes, strict=True) if outcome is Settled.DONE]
         self._changed()
+        if unanswered is not None:
+            raise unanswered.error
         return outcomes
 
     async def keep_alive(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
@@ -132,14 +146,17 @@ class ScriptedSource(MemorySource):
         await super().close()
         await self._obey("close")
 
-    async def _obey(self, method: str) -> None:
+    async def _obey(self, method: str) -> Unanswered | None:
         self.calls[method] += 1
         self._changed()
         script = self._script[method]
         fault = script.popleft() if script else self._standing.get(method)
         if isinstance(fault, Latch):
             await fault.wait()
+        elif isinstance(fault, Unanswered):
+            return fault
         elif fault is HANG:
             await asyncio.get_running_loop().create_future()
         elif fault is not None:
             raise fault
+        return None

@@ -37,6 +37,7 @@ class WorkerBench:
         max_crashes: As for `Dispatcher`.
         receive_wait: Seconds that a claim waits for a message.
         clock: Tells the broker's time: what leases and delays are measured by.
+        broker: Where its queues are; None makes a broker on that clock.
     """
 
     def __init__(
@@ -48,9 +49,10 @@ class WorkerBench:
         max_crashes: int = 3,
         receive_wait: float = 0.2,
         clock: Callable[[], float] = monotonic,
+        broker: MemoryBroker | None = None,
     ) -> None:
         self.watch = Watch()
-        self.broker = MemoryBroker(clock=clock)
+        self.broker = broker if broker is not None else MemoryBroker(clock=clock)
         self.told: list[Event] = []
         self.hub = EventHub()
         self.hub.subscribe(self._on_event)
