@@ -41,8 +41,9 @@ TESTED_BROKERS = ROOT / "docs" / "reference" / "tested-brokers.json"
 TESTED_INTRODUCTION = """\
 ## Tried against
 
-What the conformance kit said of each broker, by `make test-brokers`. Skipped are the rules of abilities that the
-backend doesn't declare. `make test` runs the same against the brokers of Debian 12.
+What the conformance kit and the chaos tests (workers killed under load, a broker that goes and comes back) said of
+each broker, by `make test-brokers`. Skipped are the rules of abilities that the backend doesn't declare. `make test`
+runs the same against the brokers of Debian 12.
 """
 
 CLI_INTRODUCTION = """\
@@ -177,13 +178,13 @@ def backends_page() -> str:
     parts += [
         TESTED_INTRODUCTION,
         table(
-            ["broker", "version", "backend", "passed", "skipped", "on"],
+            ["broker", "version", "backend", "kit: passed", "skipped", "chaos: passed", "on"],
             [
                 [
                     one["broker"],
                     one["version"],
                     f"`{one['backend']}`",
-                    *map(str, (one["passed"], one["skipped"])),
+                    *map(str, (one["passed"], one["skipped"], one["chaos"])),
                     one["date"],
                 ]
                 for one in seen
