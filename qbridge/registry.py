@@ -23,6 +23,9 @@ from qbridge.retry import RetryPolicy
 
 __all__ = ["Handler", "HandlerRegistry", "TaskContext"]
 
+#: The one text of pydantic's that repeats what was sent.
+_TAG_GIVEN = re.compile(r"^Input tag '.*' (?=found using )", re.DOTALL)
+
 _UNIONS = (typing.Union, types.UnionType)
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -156,7 +159,8 @@ class Handler:
             path = list(error["loc"])
             if path and isinstance(path[0], int) and path[0] < len(self._positional):
                 path[0] = self._positional[path[0]]
-            yield f"{'.'.join(map(str, path))[:200]}: {error['msg']}" if path else error["msg"]
+            text = _TAG_GIVEN.sub("Input tag ", error["msg"]) if error["type"] == "union_tag_invalid" else error["msg"]
+            yield f"{'.'.join(map(str, path))[:200]}: {text}" if path else text
 
     def __repr__(self) -> str:
         return f"<Handler {self.name!r} {self.function.__module__}.{getattr(self.function, '__qualname__', '?')}>"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import BaseModel, Field
@@ -97,6 +97,28 @@ def test_what_does_not_fit_is_told_without_the_values() -> None:
         "due: Missing required argument",
         "price: Unexpected keyword argument",
     ) == problems(handler, {"number": 1}, order=2, price=3)
+
+
+class Card(BaseModel):
+    """One way to pay."""
+
+    kind: Literal["card"]
+
+
+class Cash(BaseModel):
+    """Another way to pay."""
+
+    kind: Literal["cash"]
+
+
+def test_an_unknown_tag_is_not_repeated() -> None:
+    """Even the kind that a message names may be somebody's secret."""
+
+    def handler(means: Annotated[Card | Cash, Field(discriminator="kind")]) -> None: ...
+
+    assert ("means: Input tag found using 'kind' does not match any of the expected tags: 'card', 'cash'",) == problems(
+        handler, {"kind": "it's\nsecret' found using 'kind"}
+    )
 
 
 def test_too_many_arguments_are_told() -> None:
