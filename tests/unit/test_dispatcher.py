@@ -10,7 +10,7 @@ import pytest
 from qbridge.events import LeaseLost
 from qbridge_memory import ManualClock
 from tests.support.ledger import Ledger, names, send
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, Latch
 from tests.support.worker_bench import WorkerBench
 
 
@@ -267,6 +267,77 @@ async def test_a_suspect_waits_for_what_runs(ledger: Ledger) -> None:
         await bench.until_finished(2)
 
         assert (["first"], ["suspect"]) == (before, after)
+
+
+async def test_a_suspect_starts_when_the_broker_has_the_others_back(ledger: Ledger) -> None:
+    """What was claimed together with it goes back first, and can't be taken along; later claims are small."""
+    clock, gate = ManualClock(), Latch()
+    async with WorkerBench(ledger.registry, clock=clock) as bench:
+        source = await bench.add()
+        await send(bench, "hold", ["suspect0", "suspect1"])
+        await crash(bench, clock, 2)
+        await send(bench, "work", names(3))
+        source.script("settle", gate)
+        await bench.start()
+
+        await bench.until(lambda: source.calls["settle"])
+        await asyncio.sleep(0.05)  # time enough to start what must wait
+        before = list(ledger.started)
+        gate.set()
+        await ledger.until_started(1)
+        held = await in_flight(bench)
+        ledger.open("suspect0", "suspect1")
+        await bench.until(lambda: len(ledger.ended) == 5)
+
+        assert ([], ["suspect0"], 1) == (before, ledger.started[:1], held)
+        assert [(10, 5), (1, 1), (1, 1)] == source.claims[:3]
+        assert {1, 3} == {event.attempt for event in bench.finished}
+
+
+async def test_what_was_read_ahead_goes_back_before_a_suspect(ledger: Ledger) -> None:
+    """Messages that wait in the worker when a suspect comes are not held beside it."""
+    clock = ManualClock()
+    async with WorkerBench(ledger.registry, clock=clock, concurrency=1) as bench:
+        await bench.add(read_ahead=3)
+        await send(bench, "hold", ["suspect"])
+        await crash(bench, clock, 2)
+        [taken] = await bench.producer().receive(1, 0.0)  # so that it comes later
+        await send(bench, "hold", names(3))
+        await bench.start()
+        await ledger.until_started(1)
+        await bench.until(lambda: bench.intakes["q"].held == 3)
+
+        await bench.producer().settle([taken.release()])
+        await bench.until(lambda: bench.intakes["q"].held == 2)
+        ledger.open("00")
+        await ledger.until_started(2)
+        second, held = ledger.started[1], await in_flight(bench)
+        ledger.open("suspect", *names(3))
+        await bench.until(lambda: len(ledger.ended) == 4)
+
+        assert ("suspect", 1) == (second, held)
+        assert ["00", "suspect", "01", "02"] == ledger.started
+
+
+async def test_a_suspect_that_waits_is_released_by_a_drain(ledger: Ledger) -> None:
+    """A worker that leaves before the suspect's turn has come puts it back untried."""
+    clock = ManualClock()
+    async with WorkerBench(ledger.registry, clock=clock) as bench:
+        await bench.add()
+        await send(bench, "hold", ["suspect"])
+        await crash(bench, clock, 2)
+        [taken] = await bench.producer().receive(1, 0.0)  # so that it comes later
+        await send(bench, "hold", ["first"])
+        await bench.start()
+        await ledger.until_started(1)
+        await bench.producer().settle([taken.release()])
+        await bench.until(lambda: bench.intakes["q"].held == 2)
+
+        report = await bench.drain()
+
+        assert (2, 1, 0) == (report.released, report.cancelled, report.abandoned)
+        [first, second] = await bench.producer().receive(10, 0.0)
+        assert [(3, 2), (1, 0)] == [(found.attempt, found.crashes) for found in (first, second)]
 
 
 async def test_messages_that_never_crashed_are_no_suspects(ledger: Ledger) -> None:
