@@ -19,7 +19,7 @@ from tests.support.blocking_memory import CAPABILITIES, BlockingMemorySource
 
 HANGS = "{hangs}"
 registry = HandlerRegistry()
-ran = threading.Event()
+settled = threading.Event()
 broker = MemoryBroker()
 
 
@@ -29,13 +29,16 @@ class Hanging(BlockingMemorySource):
         self.connected.before = self.hang
 
     def hang(self, name):
-        if name == HANGS and (name != "claim" or ran.is_set()):
+        # One thread makes all calls: a claim that comes after a settle finds it done.
+        if name == HANGS and (name != "claim" or settled.is_set()):
             threading.Event().wait()
+        if name == "settle":
+            settled.set()
 
 
 @registry.task
 async def work():
-    ran.set()
+    pass
 
 
 backend = Backend(
