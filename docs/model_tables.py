@@ -13,7 +13,18 @@ from pydantic import BaseModel, BeforeValidator, Secret, SecretBytes, SecretStr
 from pydantic.fields import FieldInfo
 
 from qbridge import RetryPolicy
-from qbridge.config import JsonCodecConfig, LoggingConfig, LoopConfig, QueueConfig, RawCodecConfig, ShutdownConfig
+from qbridge.config import (
+    JsonCodecConfig,
+    LoggingConfig,
+    LoopConfig,
+    ProbesConfig,
+    QueueConfig,
+    RawCodecConfig,
+    RecycleConfig,
+    RetryBudgetConfig,
+    ShutdownConfig,
+    SigningConfig,
+)
 from qbridge.config.model_keys import descriptions, key_names
 from qbridge.units import parse_duration, parse_size
 
@@ -26,6 +37,10 @@ SECTIONS: dict[type[BaseModel], str] = {
     RawCodecConfig: "codec-raw",
     LoopConfig: "loops",
     RetryPolicy: "retry",
+    RetryBudgetConfig: "retry_budget",
+    RecycleConfig: "recycle",
+    SigningConfig: "signing",
+    ProbesConfig: "probes",
     ShutdownConfig: "shutdown",
     LoggingConfig: "logging",
 }

@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 #: Keys of a queue that are the core's own; no backend's option may have such a name.
-CORE_QUEUE_KEYS = ("backend", "codec", "loops", "max_message_size", "read_ahead")
+CORE_QUEUE_KEYS = ("backend", "codec", "loops", "max_message_size", "read_ahead", "stalled_after")
 
 _GROUP = "qbridge.backends"
 

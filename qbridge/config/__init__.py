@@ -5,16 +5,17 @@ raises one `ConfigError` with a line for every problem: place, key, what was giv
 """
 
 from qbridge.config.loading import build_config, load_config, parse_config
-from qbridge.config.models import (
-    CodecConfig,
-    Config,
-    JsonCodecConfig,
+from qbridge.config.models import Config
+from qbridge.config.process_models import (
     LoggingConfig,
     LoopConfig,
-    QueueConfig,
-    RawCodecConfig,
+    ProbesConfig,
+    RecycleConfig,
+    RetryBudgetConfig,
     ShutdownConfig,
+    SigningConfig,
 )
+from qbridge.config.queue_models import CodecConfig, JsonCodecConfig, QueueConfig, RawCodecConfig
 
 __all__ = [
     "CodecConfig",
@@ -22,9 +23,13 @@ __all__ = [
     "JsonCodecConfig",
     "LoggingConfig",
     "LoopConfig",
+    "ProbesConfig",
     "QueueConfig",
     "RawCodecConfig",
+    "RecycleConfig",
+    "RetryBudgetConfig",
     "ShutdownConfig",
+    "SigningConfig",
     "build_config",
     "load_config",
     "parse_config",

@@ -64,7 +64,8 @@ def locate(error: ErrorDetails, model: type[BaseModel], options: Mapping[str, ty
         siblings = (*CORE_QUEUE_KEYS, *found.siblings) if len(found.path) == 1 else found.siblings
         found = replace(found, path=(*location[:2], *found.path), siblings=siblings)
     else:
-        found, is_secret = find_key(model, location), False
+        # The core has one section of secrets; words in keys would hide the values of queues that are named so.
+        found, is_secret = find_key(model, location), location[:1] == ("signing",)
     path: KeyPath = found.path
     if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
         path = (*path, error["ctx"]["discriminator"].strip("'"))

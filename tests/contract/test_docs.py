@@ -264,7 +264,7 @@ def test_the_configuration_in_full_shows_every_key_and_its_default() -> None:
 
     assert set(type(defaults).model_fields) == shown.keys()
     assert defaults == build_config(shown)
-    for section in ("retry", "shutdown", "logging"):
+    for section in ("retry", "retry_budget", "recycle", "shutdown", "logging"):
         assert type(getattr(defaults, section)).model_fields.keys() == shown[section].keys()
     assert type(defaults.loops["default"]).model_fields.keys() == shown["loops"]["default"].keys()
     assert {*CORE_QUEUE_KEYS, "path", "lease"} == shown["queues"]["default"].keys()

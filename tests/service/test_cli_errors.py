@@ -220,7 +220,7 @@ def test_a_wrong_configuration_ends_with_78(service: ServiceFolder, command: str
         "error: qbridge.yaml:3: queues.default.backend is 'sqlit', which no installed package provides "
         f"(known: {', '.join(installed_backends())}); did you mean 'sqlite'?",
         "error: qbridge.yaml:4: shutdwn is not a known key (known: handlers, queues, processes, loops, retry, "
-        "max_crashes, shutdown, logging); did you mean 'shutdown'?",
+        "max_crashes, retry_budget, fail_fast, recycle, signing, probes, shutdown, logging); did you mean 'shutdown'?",
         "error: override max_crashes: max_crashes must be at least 2, not 1",
     ] == ended.errors
     assert (ExitCode.CONFIG, "") == (ended.code, ended.out)

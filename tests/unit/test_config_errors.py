@@ -107,20 +107,20 @@ FILES = {
         loop: {}
         shutdown: {grace: '${GRACE}'}
         logging: {level: loud}
-        processes: 2
+        processes: 0
         """,
         """
         qbridge.yaml:1: handlers must be a list, not 'shop.tasks' (write [shop.tasks])
         qbridge.yaml:4: queues.orders.backend is 'redis', which no installed package provides (known: store); install it: pip install "qbridge[redis]"
         qbridge.yaml:6: queues.pictures.url is missing (where the store is, like store://host)
-        qbridge.yaml:8: queues.pictures.ur is not a known key (known: backend, codec, loops, max_message_size, read_ahead, url, password, token, key, path, lease, pause, chunk, retries, ratio, durability, streams, region, tags, tls, first, last); did you mean 'url'?
+        qbridge.yaml:8: queues.pictures.ur is not a known key (known: backend, codec, loops, max_message_size, read_ahead, stalled_after, url, password, token, key, path, lease, pause, chunk, retries, ratio, durability, streams, region, tags, tls, first, last); did you mean 'url'?
         qbridge.yaml:9: queues.pictures.lease is 'soon', not a duration: write a number of seconds, or a number with ms, s, m, h or d, like 25s
         qbridge.yaml:10: queues.pictures.codec.task is missing (name of the task that every message of the queue is for)
         qbridge.yaml:11: queues.pictures.loops is 'fast', which is not among the loop groups (known: default)
-        qbridge.yaml:12: loop is not a known key (known: handlers, queues, processes, loops, retry, max_crashes, shutdown, logging); did you mean 'loops'?
+        qbridge.yaml:12: loop is not a known key (known: handlers, queues, processes, loops, retry, max_crashes, retry_budget, fail_fast, recycle, signing, probes, shutdown, logging); did you mean 'loops'?
         qbridge.yaml:13: shutdown.grace: environment variable GRACE is not set: set it, or write ${GRACE:-default}
         qbridge.yaml:14: logging.level must be one of debug, info, warning, error, not 'loud'
-        qbridge.yaml:15: processes is 2: a worker is one process: leave this out, and start 'qbridge run' several times
+        qbridge.yaml:15: processes must be at least 1, not 0
         """,
     ),
 }
@@ -129,19 +129,47 @@ FILES = {
 SECTIONS = {
     "an unknown key": (
         "queue: {}",
-        "qbridge.yaml:4: queue is not a known key (known: handlers, queues, processes, loops, retry, max_crashes, shutdown, logging); did you mean 'queues'?",
+        "qbridge.yaml:4: queue is not a known key (known: handlers, queues, processes, loops, retry, max_crashes, retry_budget, fail_fast, recycle, signing, probes, shutdown, logging); did you mean 'queues'?",
     ),
     "an unknown key like no other": (
         "zzz: 1",
-        "qbridge.yaml:4: zzz is not a known key (known: handlers, queues, processes, loops, retry, max_crashes, shutdown, logging)",
+        "qbridge.yaml:4: zzz is not a known key (known: handlers, queues, processes, loops, retry, max_crashes, retry_budget, fail_fast, recycle, signing, probes, shutdown, logging)",
     ),
     "a merge key": (
         "<<: {a: 1}",
-        'qbridge.yaml:4: ["<<"] is not a known key (known: handlers, queues, processes, loops, retry, max_crashes, shutdown, logging)',
+        'qbridge.yaml:4: ["<<"] is not a known key (known: handlers, queues, processes, loops, retry, max_crashes, retry_budget, fail_fast, recycle, signing, probes, shutdown, logging)',
     ),
-    "several processes": (
-        "processes: 4",
-        "qbridge.yaml:4: processes is 4: a worker is one process: leave this out, and start 'qbridge run' several times",
+    "too many processes": (
+        "processes: 257",
+        "qbridge.yaml:4: processes must be at most 256, not 257",
+    ),
+    "a loop replaced before it is called blocked": (
+        "loops: {default: {blocked_after: 5m}}",
+        "qbridge.yaml:4: loops.default: replace_after is 5m, which is not more than blocked_after (5m)",
+    ),
+    "a short signing key": (
+        "signing: {keys: {first: hunter2}}",
+        "qbridge.yaml:4: signing.keys.first: a signing key has at least 32 bytes: make one with 'openssl rand -hex 32'",
+    ),
+    "several signing keys and none to sign with": (
+        f"signing: {{keys: {{first: {'a' * 32}, second: {'b' * 32}}}}}",
+        "qbridge.yaml:4: signing: sign_with names none of the keys (known: first, second)",
+    ),
+    "an unknown key to sign with": (
+        f"signing: {{keys: {{first: {'a' * 32}}}, sign_with: last}}",
+        "qbridge.yaml:4: signing: sign_with names none of the keys (known: first)",
+    ),
+    "a signing key in place of the section": (
+        "signing: hunter2",
+        "qbridge.yaml:4: signing must be a mapping, not a text that is not shown",
+    ),
+    "a process recycled at once": (
+        "recycle: {max_rss: 1MiB}",
+        "qbridge.yaml:4: recycle.max_rss must be at least 16MiB, not '1MiB'",
+    ),
+    "probes without a port": (
+        "probes: {}",
+        "qbridge.yaml:4: probes.port is missing (the port, 1 to 65535)",
     ),
     "processes a text": (
         "processes: four",

@@ -125,11 +125,11 @@ KEYS = {
 OPTIONS = {
     "an unknown option": (
         "ur: store://host",
-        "qbridge.yaml:6: queues.orders.ur is not a known key (known: backend, codec, loops, max_message_size, read_ahead, url, password, token, key, path, lease, pause, chunk, retries, ratio, durability, streams, region, tags, tls, first, last); did you mean 'url'?",
+        "qbridge.yaml:6: queues.orders.ur is not a known key (known: backend, codec, loops, max_message_size, read_ahead, stalled_after, url, password, token, key, path, lease, pause, chunk, retries, ratio, durability, streams, region, tags, tls, first, last); did you mean 'url'?",
     ),
     "an option of the core's words": (
         "options: {key: x}",
-        "qbridge.yaml:6: queues.orders.options is not a known key (known: backend, codec, loops, max_message_size, read_ahead, url, password, token, key, path, lease, pause, chunk, retries, ratio, durability, streams, region, tags, tls, first, last)",
+        "qbridge.yaml:6: queues.orders.options is not a known key (known: backend, codec, loops, max_message_size, read_ahead, stalled_after, url, password, token, key, path, lease, pause, chunk, retries, ratio, durability, streams, region, tags, tls, first, last)",
     ),
     "a text that is a number": (
         "key: 0123",

@@ -24,8 +24,8 @@ VARIABLES = {
     ),
     "an unknown section": (
         ("QBRIDGE_LOGGNG__LEVEL", "debug"),
-        "loggng is not a known key (known: handlers, queues, processes, loops, retry, max_crashes, shutdown, logging);"
-        " did you mean 'logging'?",
+        "loggng is not a known key (known: handlers, queues, processes, loops, retry, max_crashes, "
+        "retry_budget, fail_fast, recycle, signing, probes, shutdown, logging); did you mean 'logging'?",
     ),
     "a value that doesn't fit": (
         ("QBRIDGE_LOGGING__LEVEL", "warn"),

@@ -134,8 +134,8 @@ def parsed_or_refused(text: str | bytes, env: dict[str, str]) -> None:
 
 
 WORDS = """
-    handlers queues loops retry shutdown logging processes max_crashes orders default backend store url codec type raw
-    task json lease key path tls tags streams first last threads grace level base cap << qbridge
+    handlers queues loops retry shutdown logging processes max_crashes retry_budget recycle signing probes keys
+    orders default backend store url codec type raw task json lease key path tls tags streams first last threads grace level base cap << qbridge
 """
 NAMES = st.sampled_from(WORDS.split())
 SCALARS = st.one_of(

@@ -98,7 +98,7 @@ CASES = {
         codec: {pasword: hunter2}
         """,
         """
-        qbridge.yaml:6: queues.orders.passwort is not a known key (known: backend, codec, loops, max_message_size, read_ahead, url, password, token, key, path, lease, pause, chunk, retries, ratio, durability, streams, region, tags, tls, first, last); did you mean 'password'?
+        qbridge.yaml:6: queues.orders.passwort is not a known key (known: backend, codec, loops, max_message_size, read_ahead, stalled_after, url, password, token, key, path, lease, pause, chunk, retries, ratio, durability, streams, region, tags, tls, first, last); did you mean 'password'?
         qbridge.yaml:7: queues.orders.codec.type is missing (known: json, raw)
         """,  # noqa: E501  # an error stands on one line
     ),

@@ -99,7 +99,7 @@ def test_it_is_a_schema_of_its_dialect() -> None:
         (QUEUE + "    queue: x\n", "Additional properties are not allowed ('queue' was unexpected)"),
         (QUEUE + "    retries: -1\n", "-1 is not valid under any of the given schemas"),
         (QUEUE + "    lease: soon\n", "'soon' is not valid under any of the given schemas"),
-        (QUEUE + "processes: 2\n", "2 is not valid under any of the given schemas"),
+        (QUEUE + "processes: 0\n", "0 is not valid under any of the given schemas"),
         (QUEUE.replace("store\n", "stor\n"), "'stor' is not valid under any of the given schemas"),
         (QUEUE.replace("url: store://host", "key: x"), "'url' is a required property"),
         (QUEUE.replace("orders", "my orders"), "'my orders' does not match any of the regexes"),
