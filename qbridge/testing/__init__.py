@@ -6,5 +6,6 @@ import pytest
 pytest.register_assert_rewrite("qbridge.testing.conformance")
 
 from qbridge.testing.conformance import Clock, SourceConformance, needs  # noqa: E402  # after the line above
+from qbridge.testing.proxy import TcpProxy  # noqa: E402  # after the line above
 
-__all__ = ["Clock", "SourceConformance", "needs"]
+__all__ = ["Clock", "SourceConformance", "TcpProxy", "needs"]

@@ -8,17 +8,17 @@ import time
 import pytest
 
 from qbridge import Settled, SourceUnavailable
+from qbridge.testing import TcpProxy
 from qbridge_redis import RedisOptions, RedisSource
 from qbridge_redis.scripts import Script, load_scripts
 from tests.backends.redis.conftest import SourceFactory
-from tests.backends.redis.proxy import CuttingProxy
 from tests.backends.redis.steps import bodies, calls, outgoing, receive_all, until
 from tests.support.redis_server import RedisServer
 
 pytestmark = pytest.mark.redis
 
 
-async def open_through(proxy: CuttingProxy, key: str) -> RedisSource:
+async def open_through(proxy: TcpProxy, key: str) -> RedisSource:
     """Open a source whose connections the proxy can cut."""
     source = RedisSource(key, RedisOptions.model_validate({"url": f"redis://127.0.0.1:{proxy.port}", "lease": "60s"}))
     await source.open()
@@ -35,7 +35,7 @@ async def test_a_claim_whose_reply_was_lost_is_given_back_on_reconnect(
     redis_server: RedisServer, key: str, is_waiting: bool
 ) -> None:
     """A connection cut between claim and reply leaves nothing to a lease of a minute, whichever way it claims."""
-    async with CuttingProxy(redis_server.port) as proxy:
+    with TcpProxy("127.0.0.1", redis_server.port) as proxy:
         source = await open_through(proxy, key)
         await source.send(outgoing(b"0"))
         [first] = await source.receive(10, 1)
@@ -63,7 +63,7 @@ async def test_a_claim_whose_reply_was_lost_is_given_back_on_reconnect(
 
 async def test_only_the_lost_claim_is_given_back(redis_server: RedisServer, key: str) -> None:
     """What the worker has in its hands stays there over a reconnect."""
-    async with CuttingProxy(redis_server.port) as proxy:
+    with TcpProxy("127.0.0.1", redis_server.port) as proxy:
         source = await open_through(proxy, key)
         await source.send(outgoing(b"held", b"lost"))
         [held] = await source.receive(1, 1)
@@ -83,7 +83,7 @@ async def test_only_the_lost_claim_is_given_back(redis_server: RedisServer, key:
 
 async def test_a_settlement_whose_reply_was_lost_may_be_repeated(redis_server: RedisServer, key: str) -> None:
     """The repetition ends as LOST or DONE, and the message is gone once."""
-    async with CuttingProxy(redis_server.port) as proxy:
+    with TcpProxy("127.0.0.1", redis_server.port) as proxy:
         source = await open_through(proxy, key)
         await source.send(outgoing(b"acked", b"retried"))
         acked, retried = await source.receive(2, 1)

@@ -8,10 +8,10 @@ import time
 import pytest
 
 from qbridge import Settled, SourceFull
+from qbridge.testing import TcpProxy
 from qbridge_redis import RedisOptions, RedisSource
 from qbridge_redis.scripts import load_scripts
 from tests.backends.redis.conftest import SourceFactory
-from tests.backends.redis.proxy import CuttingProxy
 from tests.backends.redis.steps import bodies, calls, outgoing, receive_all, until
 from tests.support.redis_server import RedisServer
 
@@ -150,7 +150,7 @@ async def test_wake_overtaking_the_block_ends_the_wait(
     own_server: RedisServer, key: str, never_look_around: None
 ) -> None:
     """On its other connection a wake may arrive before the block that it is to end: it tries again."""
-    async with CuttingProxy(own_server.port) as proxy:
+    with TcpProxy("127.0.0.1", own_server.port) as proxy:
         source = RedisSource(key, RedisOptions.model_validate({"url": f"redis://127.0.0.1:{proxy.port}"}))
         await source.open()
         await source.receive(10, 0)
@@ -160,7 +160,7 @@ async def test_wake_overtaking_the_block_ends_the_wait(
         source.wake()
         await until(lambda: calls(own_server).get("client|unblock", 0) >= 2)
 
-        proxy.release()
+        proxy.restore()
 
         assert [] == await asyncio.wait_for(waiting, 5)
         await source.close()
@@ -205,7 +205,7 @@ async def test_what_was_returned_while_a_claim_was_on_its_way_ends_the_wait(
     own_server: RedisServer, key: str, never_look_around: None
 ) -> None:
     """A claim that ran before a retry and is answered after it doesn't make the worker forget when that falls due."""
-    async with CuttingProxy(own_server.port) as proxy:
+    with TcpProxy("127.0.0.1", own_server.port) as proxy:
         source = RedisSource(key, RedisOptions.model_validate({"url": f"redis://127.0.0.1:{proxy.port}"}))
         await source.open()
         await source.send(outgoing(b"x"))
@@ -218,7 +218,7 @@ async def test_what_was_returned_while_a_claim_was_on_its_way_ends_the_wait(
         await until(lambda: calls(own_server).get("evalsha", 0) == 1)
         await source.settle([delivery.retry(0.2)])
 
-        proxy.release()
+        proxy.restore()
 
         assert [b"x"] == bodies(await asyncio.wait_for(waiting, 5))
         await source.close()
