@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-import ssl
+import socket
 from collections.abc import Iterator
 
 from pika import exceptions
 
 from qbridge import SourceError, SourceMisconfigured, SourceUnavailable
+from qbridge_rabbitmq.tls import explain
 
-__all__ = ["reply_code", "translate"]
+__all__ = ["has_answered", "reply_code", "translate"]
 
 ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED, NOT_ALLOWED, NOT_IMPLEMENTED = 403, 404, 406, 530, 540
 
@@ -22,6 +23,12 @@ def reply_code(exc: BaseException) -> int:
     """Return the code with which the broker closed a channel or a connection; 0 if it didn't."""
     closed = (exceptions.ChannelClosedByBroker, exceptions.ConnectionClosedByBroker)
     return int(exc.reply_code) if isinstance(exc, closed) else 0
+
+
+def has_answered(exc: BaseException) -> bool:
+    """Return whether something took the connection that could not be made; False if nothing listens there."""
+    nowhere = (ConnectionRefusedError, socket.gaierror)
+    return not any(isinstance(cause, nowhere) for cause in _causes(exc))
 
 
 def translate(exc: BaseException, where: str, doing: str) -> SourceError:
@@ -42,11 +49,8 @@ def translate(exc: BaseException, where: str, doing: str) -> SourceError:
 def _translate(exc: BaseException, subject: str) -> SourceError:
     causes = list(_causes(exc))
     for cause in causes:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return SourceMisconfigured(
-                f"{subject}: its certificate can't be verified: {cause.verify_message} "
-                "(name its authority with ca_file, or its name with server_name)"
-            )
+        if (remedy := explain(cause)) is not None:
+            return SourceMisconfigured(f"{subject}: {remedy}")
         text = str(cause)
         # While logging in the client library wraps the broker's reply into a guess of what it may mean.
         if isinstance(cause, exceptions.ProbableAuthenticationError | exceptions.ProbableAccessDeniedError):

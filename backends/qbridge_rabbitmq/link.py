@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import ssl
 from collections.abc import Callable
 from typing import Any
 
@@ -18,9 +17,10 @@ import pika
 from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.channel import Channel as PikaChannel
 
-from qbridge import SourceClosed, SourceError, SourceMisconfigured
-from qbridge_rabbitmq.faults import translate
+from qbridge import SourceClosed, SourceError, SourceMisconfigured, SourceUnavailable
+from qbridge_rabbitmq.faults import has_answered, translate
 from qbridge_rabbitmq.options import RabbitOptions
+from qbridge_rabbitmq.tls import diagnose, make_context
 
 __all__ = ["Channel", "Link"]
 
@@ -216,7 +216,8 @@ class Link:
 
         Raises:
             SourceUnavailable: The broker can't be reached, or is not ready, within the time limit.
-            SourceMisconfigured: It refuses the credentials, the virtual host or the certificate.
+            SourceMisconfigured: It refuses the credentials, the virtual host or the client's certificate, its own can't
+                be verified, or only one side speaks TLS.
         """
         loop = asyncio.get_running_loop()
         self._opened, self._ended = loop.create_future(), loop.create_future()
@@ -231,11 +232,11 @@ class Link:
             )
             async with asyncio.timeout(self._options.connect_timeout):
                 await self._opened
-        except SourceError:
+        except SourceMisconfigured:
             raise
         except Exception as exc:
             await self.close()
-            raise translate(exc, self.where, "connecting") from exc
+            raise await self._explained(exc) from exc
         except BaseException:
             self.abort()
             raise
@@ -290,6 +291,14 @@ class Link:
         with contextlib.suppress(Exception):
             self._connection._terminate_stream(pika.exceptions.AMQPConnectionError("cut by its owner"))
 
+    async def _explained(self, exc: Exception) -> SourceError:
+        fault = translate(exc, self.where, "connecting")
+        if isinstance(fault, SourceUnavailable) and has_answered(exc):
+            remedy = await diagnose(self._options)
+            if remedy is not None:
+                return SourceMisconfigured(f"RabbitMQ at {self.where}, connecting: {remedy}")
+        return fault
+
     def _on_opened(self, _connection: Any) -> None:
         if self._opened is not None and not self._opened.done():
             self._lost = None
@@ -300,7 +309,7 @@ class Link:
         if self._lost is None:
             self._lost = translate(reason, self.where, "working")
         if self._opened is not None and not self._opened.done():
-            self._opened.set_exception(translate(reason, self.where, "connecting"))
+            self._opened.set_exception(reason)
             self._opened.exception()  # so that nobody is told of one that was not awaited
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
@@ -321,16 +330,7 @@ def _again(fault: SourceError) -> SourceError:
 
 def _parameters(options: RabbitOptions, purpose: str) -> Any:
     address = options.address()
-    context = None
-    if address.tls:
-        try:
-            context = ssl.create_default_context(cafile=options.ca_file)
-            if options.cert_file is not None:
-                context.load_cert_chain(options.cert_file, options.key_file)
-        except (OSError, ssl.SSLError) as exc:
-            raise SourceMisconfigured(
-                f"RabbitMQ at {address}: ca_file, cert_file or key_file can't be used: {exc}"
-            ) from exc
+    context = make_context(options)
     tls: dict[str, Any] = (
         {} if context is None else {"ssl_options": pika.SSLOptions(context, options.server_name or address.host)}
     )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import ssl
-
 from redis import exceptions
 
 from qbridge import SourceError, SourceFull, SourceMisconfigured, SourceUnavailable
+from qbridge_redis.tls import explain
 
 __all__ = ["translate"]
 
@@ -56,11 +55,8 @@ def _translate(exc: BaseException, subject: str) -> SourceError:
         return SourceMisconfigured(f"{subject}: it refuses the user name or the password, or wants one: {text}")
     if any(known in text for known in _CONFIGURED_WRONG):
         return SourceMisconfigured(f"{subject}: it refuses what was configured: {text}")
-    if isinstance(exc.__context__, ssl.SSLCertVerificationError):
-        return SourceMisconfigured(
-            f"{subject}: its certificate can't be verified: {exc.__context__.verify_message} "
-            "(name its authority with ?ssl_ca_certs=… in the url)"
-        )
+    if (remedy := explain(exc)) is not None:
+        return SourceMisconfigured(f"{subject}: {remedy}")
     if isinstance(exc, TimeoutError | exceptions.TimeoutError):
         return SourceUnavailable(f"{subject}: no answer within the time limit")
     if isinstance(exc, exceptions.ReadOnlyError):

@@ -16,10 +16,11 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from qbridge import SourceClosed, SourceError
+from qbridge import SourceClosed, SourceError, SourceMisconfigured, SourceUnavailable
 from qbridge_redis.faults import translate
 from qbridge_redis.options import RedisAddress
 from qbridge_redis.scripts import Script
+from qbridge_redis.tls import check_files, diagnose
 
 __all__ = ["Command", "Link", "Replies", "ServerRefusal"]
 
@@ -61,6 +62,7 @@ class Link:
     def __init__(self, address: RedisAddress, *, connect_timeout: float, timeout: float) -> None:
         self.where = str(address)
         self.timeout = timeout
+        self._address = address
         self._connect_timeout = connect_timeout
         self._connection = _new_connection(address, connect_timeout)
         self._pack = _packer(self._connection)
@@ -74,14 +76,16 @@ class Link:
 
         Raises:
             SourceUnavailable: The server can't be reached, or is not ready, within the time limit.
-            SourceMisconfigured: The server refuses the credentials or the database.
+            SourceMisconfigured: The server refuses the credentials, the database or the client's certificate, its own
+                can't be verified, or only one side speaks TLS.
         """
+        check_files(self._address)
         try:
             async with asyncio.timeout(self._connect_timeout):
                 await self._connection.connect()
         except (RedisError, OSError) as exc:  # TimeoutError is an OSError
             await self._hang_up()
-            raise translate(exc, self.where, "connecting") from exc
+            raise await self._explained(exc) from exc
         except BaseException:
             await self._hang_up()
             raise
@@ -154,6 +158,14 @@ class Link:
             driver.cancel()
             await asyncio.wait({driver}, timeout=_FAREWELL)
         await self._hang_up()
+
+    async def _explained(self, exc: BaseException) -> SourceError:
+        fault = translate(exc, self.where, "connecting")
+        if isinstance(fault, SourceUnavailable) and not isinstance(exc.__context__, ConnectionRefusedError):
+            remedy = await diagnose(self._address)
+            if remedy is not None:
+                return SourceMisconfigured(f"Redis at {self.where}, connecting: {remedy}")
+        return fault
 
     async def _drive(self) -> None:
         connection = self._connection

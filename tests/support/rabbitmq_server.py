@@ -11,6 +11,10 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # whoever needs no certificates needs not what makes them
+    from tests.support.certificates import Authority, Certificate
 
 __all__ = ["RabbitServer", "rabbitmq_server_is_installed"]
 
@@ -37,6 +41,16 @@ management_agent.disable_metrics_collector = true
 disk_free_limit.absolute = 1MB
 """
 
+_TLS = """\
+listeners.ssl.1 = 127.0.0.1:{port}
+num_acceptors.ssl = 2
+ssl_options.cacertfile = {folder}/authority.pem
+ssl_options.certfile = {folder}/server.pem
+ssl_options.keyfile = {folder}/server.key
+ssl_options.verify = verify_peer
+ssl_options.fail_if_no_peer_cert = {wants}
+"""
+
 
 def rabbitmq_server_is_installed() -> bool:
     """Return whether the programs that `RabbitServer` runs are there."""
@@ -53,13 +67,27 @@ class RabbitServer:
 
     Args:
         configuration: More lines of its configuration file.
+        tls: The certificate with which it speaks TLS on another port, and the authority whose clients it trusts.
+        wants_client_certificates: Refuse clients on that port that show none.
     """
 
-    def __init__(self, *, configuration: str = "") -> None:
+    def __init__(
+        self,
+        *,
+        configuration: str = "",
+        tls: tuple[Certificate, Authority] | None = None,
+        wants_client_certificates: bool = False,
+    ) -> None:
         self.port = _free_port()
+        self.tls_port = _free_port()
         self._folder = Path(tempfile.mkdtemp(prefix="qbridge-rabbitmq-"))
         self._process: subprocess.Popen[bytes] | None = None
         mapper_port = _free_port()
+        if tls is not None:
+            self._copy(tls[0])
+            shutil.copy(tls[1].file, self._folder / "authority.pem")
+            wants = str(wants_client_certificates).lower()
+            configuration += _TLS.format(port=self.tls_port, folder=self._folder, wants=wants)
         (self._folder / "rabbitmq.conf").write_text(_CONFIGURATION.format(port=self.port) + configuration)
         (self._folder / "enabled_plugins").write_text("[].\n")
         self._environment = {
@@ -96,6 +124,11 @@ class RabbitServer:
     def url(self) -> str:
         """The URL of its virtual host `/`, with the credentials that every new server has."""
         return f"amqp://guest:guest@127.0.0.1:{self.port}/"
+
+    @property
+    def tls_url(self) -> str:
+        """The same over TLS, if it speaks that."""
+        return f"amqps://guest:guest@127.0.0.1:{self.tls_port}/"
 
     @property
     def log(self) -> str:
@@ -177,6 +210,11 @@ class RabbitServer:
             raise RuntimeError(f"rabbitmqctl {arguments!r} failed: {(done.stdout + done.stderr).decode()}")
         return done.stdout.decode()
 
+    def change_certificate(self, certificate: Certificate) -> None:
+        """Show this certificate to whoever connects with TLS from here on."""
+        self._copy(certificate)
+        self.ctl("eval", "ssl:clear_pem_cache().")
+
     def remove(self) -> None:
         """End it and its port mapper, and delete its files."""
         if self.is_running:
@@ -184,6 +222,10 @@ class RabbitServer:
             self.stop()
         self._end_mapper()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _copy(self, certificate: Certificate) -> None:
+        shutil.copy(certificate.chain, self._folder / "server.pem")
+        shutil.copy(certificate.key, self._folder / "server.key")
 
     def _answers(self) -> bool:
         try:

@@ -10,6 +10,7 @@ import pytest
 
 from qbridge_rabbitmq import RabbitOptions, RabbitSource
 from tests.backends.rabbitmq.amqp import AmqpClient
+from tests.support.certificates import Authority
 from tests.support.rabbitmq_server import RabbitServer
 
 
@@ -20,9 +21,19 @@ class SourceFactory(Protocol):
 
 
 @pytest.fixture(scope="session")
-def rough_server() -> Iterator[RabbitServer]:
-    """A server that tests may kill, freeze and starve, if it is well again when they end. It takes 1 MiB at most."""
-    with RabbitServer(configuration="max_message_size = 1048576\n") as server:
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Who has signed the brokers' certificates, and the clients'."""
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="session")
+def rough_server(authority: Authority) -> Iterator[RabbitServer]:
+    """A server that tests may kill, freeze and starve, if it is well again when they end.
+
+    It takes 1 MiB at most, and speaks TLS too, with a certificate for 127.0.0.1.
+    """
+    tls = (authority.issue("127.0.0.1"), authority)
+    with RabbitServer(configuration="max_message_size = 1048576\n", tls=tls) as server:
         yield server
 
 

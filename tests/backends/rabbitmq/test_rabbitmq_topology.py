@@ -7,7 +7,7 @@ import uuid
 
 import pytest
 
-from qbridge import SourceMisconfigured, SourceUnavailable
+from qbridge import SourceMisconfigured
 from qbridge_rabbitmq import RabbitOptions, RabbitSource
 from tests.backends.rabbitmq.amqp import AmqpClient
 from tests.backends.rabbitmq.conftest import SourceFactory
@@ -154,23 +154,3 @@ async def test_no_log_line_has_the_password(
 
     assert "talkative" in rabbitmq_server.log
     assert SECRET not in caplog.text
-
-
-async def test_tls_to_a_broker_without_it_is_unavailable(rabbitmq_server: RabbitServer, queue: str) -> None:
-    """A broker that doesn't speak TLS is not reached with it, and that is told in bounded time."""
-    url = f"amqps://127.0.0.1:{rabbitmq_server.port}/"
-    source = RabbitSource(queue, RabbitOptions.model_validate({"url": url, "connect_timeout": 3}))
-
-    with pytest.raises(SourceUnavailable, match=r"amqps://127\.0\.0\.1"):
-        await source.open()
-    await source.close()
-
-
-async def test_unreadable_certificates_are_a_configuration_error(queue: str) -> None:
-    """A `ca_file` that isn't there is told before anything connects."""
-    options = RabbitOptions.model_validate({"url": "amqps://127.0.0.1:1/", "ca_file": "/nowhere/ca.pem"})
-    source = RabbitSource(queue, options)
-
-    with pytest.raises(SourceMisconfigured, match="ca_file"):
-        await source.open()
-    await source.close()
