@@ -35,8 +35,9 @@ _BOTH: tuple[Direction, Direction] = ("requests", "replies")
 class TcpProxy:
     """Stands between a client and a server and plays the faults of a network; a context manager, entered once.
 
-    It listens on a port of this machine and forwards each connection to the server. It runs on a thread and an event loop of its own, so it serves tests with and without an event loop, and clients in
-    other processes. Each method may be called from any thread, and what it asks for is in force when it returns.
+    It listens on a port of this machine and forwards each connection to the server. It runs on a thread and an event
+    loop of its own, so it serves tests with and without an event loop, and clients in other processes. Each method may
+    be called from any thread, and what it asks for is in force when it returns.
     `restore()` ends every fault. On exit the connections are closed, and no thread and no socket is left.
 
     Requests travel from the client to the server, replies from the server to the client. What is sent is a stream, so
