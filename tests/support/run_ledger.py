@@ -1,7 +1,9 @@
 """Ledger: what handlers have done, told by themselves in a file that survives whatever kills their process.
 
 Handlers append a line at their start and another at their end, each with one write to a file opened with O_APPEND, so
-that lines of several processes don't mix and none is lost with its writer: `start <message id> <process> <attempt>`.
+that lines of several processes don't mix and none is lost with its writer:
+`start <message id> <process> <attempt> <time>`. The time is of CLOCK_MONOTONIC, which all processes of a machine share;
+what a handler knows beside that follows it, such as the pause that it asks for when it fails.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ __all__ = ["LEDGER", "Entry", "Ledger"]
 #: Head of a module of handlers: `note("start", context)` and `note("end", context)` write a line each.
 LEDGER = """\
 import os
+import time
 
 from qbridge import HandlerRegistry, TaskContext
 
@@ -25,7 +28,7 @@ ledger = os.open("ledger", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 
 def note(kind: str, context: TaskContext) -> None:
-    os.write(ledger, f"{kind} {context.id} {os.getpid()} {context.attempt}\\n".encode())
+    os.write(ledger, f"{kind} {context.id} {os.getpid()} {context.attempt} {time.monotonic():.6f}\\n".encode())
 
 """
 
@@ -37,6 +40,10 @@ class Entry(NamedTuple):
     message_id: str
     process: int
     attempt: int
+    #: Seconds of CLOCK_MONOTONIC.
+    at: float
+    #: What the handler knows beside that.
+    detail: str = ""
 
 
 class Ledger:
@@ -64,8 +71,8 @@ class Ledger:
         complete = added[: added.rfind(b"\n") + 1]
         self._offset += len(complete)
         for line in complete.decode().splitlines():
-            kind, message_id, process, attempt = line.split()
-            self.entries.append(Entry(kind, message_id, int(process), int(attempt)))
+            kind, message_id, process, attempt, at, *detail = line.split()
+            self.entries.append(Entry(kind, message_id, int(process), int(attempt), float(at), *detail))
             self.count[kind] += 1
         return self
 

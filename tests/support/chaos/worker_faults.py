@@ -1,0 +1,135 @@
+"""Worker faults: workers killed at each stage of a message's way, frozen for longer than a lease, or signalled."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+from qbridge import ExitCode
+from tests.support.chaos import failpoints
+from tests.support.chaos.brokers import LEASE
+from tests.support.chaos.campaign import Campaign
+from tests.support.chaos.incidents import Fault, Incident
+from tests.support.run_ledger import Entry
+from tests.support.worker_process import WorkerProcess
+
+__all__ = ["FROZEN", "KILLS", "SIGNALS"]
+
+#: Seconds in which a stage is reached under load.
+_REACHED = 15.0
+
+#: Seconds in which an orderly end comes under load: handlers take less than one.
+_ORDERLY = 10.0
+
+#: Seconds in which a frozen worker's messages are another's: RabbitMQ gives up a connection after some heartbeats.
+_TAKEN_OVER = 20.0 * LEASE
+
+
+def _kill_at(stage: str) -> Callable[[Campaign, Incident], None]:
+    def inject(campaign: Campaign, incident: Incident) -> None:
+        worker = campaign.pick()
+        incident.processes.add(worker.pid)
+        failpoints.arm(campaign.folder, worker.pid, stage)
+        code = worker.wait(_REACHED)
+        fired = failpoints.fired(campaign.folder, worker.pid)
+        assert fired is not None, f"the worker ended with {code}, not at the stage {stage!r}: {worker.log[-5:]}"
+        assert (-signal.SIGKILL, stage) == (code, fired[0])
+        incident.began = fired[1]
+        incident.is_over()
+        campaign.replace(worker)
+
+    return inject
+
+
+def _kill(campaign: Campaign, incident: Incident) -> None:
+    worker = campaign.pick()
+    incident.processes.add(worker.pid)
+    campaign.wait(lambda: len(campaign.running_in(worker.pid)) > 1, "the worker runs several tasks")
+    incident.began = time.monotonic()
+    worker.signal(signal.SIGKILL)
+    assert -signal.SIGKILL == worker.wait(_ORDERLY)
+    incident.is_over()
+    campaign.replace(worker)
+
+
+def _freeze(campaign: Campaign, incident: Incident) -> None:
+    """Stop a worker with handlers at work until others have started their messages, and let it go on then."""
+    worker = campaign.pick()
+    incident.processes.add(worker.pid)
+    incident.aftermath = LEASE
+    campaign.wait(lambda: len(campaign.running_in(worker.pid)) > 1, "the worker runs several tasks")
+    incident.began = time.monotonic()
+    worker.signal(signal.SIGSTOP)
+    try:
+        held = campaign.running_in(worker.pid)
+        campaign.wait(
+            lambda: any(
+                entry.message_id in held and entry.at > incident.began and entry.process != worker.pid
+                for entry in _starts(campaign)
+            ),
+            "another worker has taken over a message of the frozen one",
+            _TAKEN_OVER,
+        )
+    finally:
+        worker.signal(signal.SIGCONT)
+    incident.is_over()
+    campaign.wait(lambda: _has_lost(worker), "the frozen worker finds out what it has lost", _REACHED)
+    thawed_at = incident.over_at or 0.0
+    campaign.wait(
+        lambda: any(
+            e.process == worker.pid and e.kind == "start" and e.at > thawed_at for e in campaign.ledger.entries
+        ),
+        "the worker that was frozen runs new tasks",
+    )
+    campaign.workers.append(campaign.workers.pop(campaign.workers.index(worker)))  # another one is the next
+
+
+def _starts(campaign: Campaign) -> Iterator[Entry]:
+    return (entry for entry in campaign.ledger.entries if entry.kind == "start")
+
+
+def _has_lost(worker: WorkerProcess) -> bool:
+    told = ("settlements came too late", "lease lost", "source lost")
+    return any(text in line for line in worker.log for text in told)
+
+
+def _terminate(campaign: Campaign, incident: Incident) -> None:
+    """Ask a worker to leave under load: it drains, and no run is made twice for that, so the incident names nobody."""
+    worker = campaign.pick()
+    campaign.wait(lambda: len(campaign.running_in(worker.pid)) > 1, "the worker runs several tasks")
+    incident.began = time.monotonic()
+    worker.signal(signal.SIGTERM)
+    assert 0 == worker.wait(_ORDERLY), worker.log[-5:]
+    incident.is_over()
+    assert set() == campaign.running_in(worker.pid), "it left handlers behind"
+    campaign.replace(worker)
+
+
+def _terminate_twice(campaign: Campaign, incident: Incident) -> None:
+    """Signal a worker twice: its handlers are cancelled, and their messages released."""
+    worker = campaign.pick()
+    incident.processes.add(worker.pid)
+    campaign.wait(lambda: len(campaign.running_in(worker.pid)) > 1, "the worker runs several tasks")
+    incident.began = time.monotonic()
+    worker.signal(signal.SIGTERM)
+    worker.wait_for(lambda _: any("draining" in line for line in worker.log), _ORDERLY)
+    worker.signal(signal.SIGTERM)
+    code = worker.wait(_ORDERLY)
+    incident.is_over()
+    assert code in (ExitCode.OK, ExitCode.GRACE_EXCEEDED), worker.log[-5:]
+    assert set() == campaign.running_in(worker.pid), "it left handlers behind"
+    campaign.replace(worker)
+
+
+#: SIGKILL at each stage, and at any moment.
+KILLS = (
+    *(Fault(name=f"killed: {stage}", inject=_kill_at(stage)) for stage in failpoints.STAGES),
+    Fault(name="killed at any moment", inject=_kill),
+)
+
+#: SIGSTOP past the lease, and SIGCONT.
+FROZEN = (Fault(name="frozen past its lease", inject=_freeze),)
+
+#: Signals that a worker heeds.
+SIGNALS = (Fault(name="SIGTERM", inject=_terminate), Fault(name="SIGTERM twice", inject=_terminate_twice))
