@@ -145,7 +145,7 @@ def test_a_handler_that_blocks_for_three_heartbeats_costs_no_connection(
 
     assert ExitCode.OK == code
     assert [("start", message_id, 1), ("end", message_id, 1)] == [
-        (kind, each, attempt) for kind, each, _, attempt in ledger.read().entries
+        (entry.kind, entry.message_id, entry.attempt) for entry in ledger.read().entries
     ]
     assert not [line for line in worker.log if "source lost" in line or "too late" in line]
     assert (0, 0, 0, 0) == left(tmp_path, "default")
