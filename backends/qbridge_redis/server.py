@@ -28,6 +28,7 @@ class ServerState:
         eviction_policy: What it does when these are used; "" if it doesn't say.
         append_only: Whether it keeps a log of every write; None if it doesn't say.
         uptime: Seconds since it was started; None if it doesn't say.
+        run_id: Names its present run, from its start to its end; "" if it doesn't say.
     """
 
     version: str
@@ -37,6 +38,7 @@ class ServerState:
     eviction_policy: str
     append_only: bool | None
     uptime: float | None
+    run_id: str
 
 
 def parse_info(text: str) -> ServerState:
@@ -52,6 +54,7 @@ def parse_info(text: str) -> ServerState:
         eviction_policy=fields.get("maxmemory_policy", ""),
         append_only=None if append_only is None else append_only == "1",
         uptime=float(uptime) if uptime.isdigit() else None,
+        run_id=fields.get("run_id", ""),
     )
 
 

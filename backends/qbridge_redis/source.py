@@ -24,7 +24,7 @@ from qbridge_redis.claims import Claims
 from qbridge_redis.keys import QueueKeys, check_key
 from qbridge_redis.options import RedisOptions
 from qbridge_redis.scripts import load_scripts
-from qbridge_redis.server import check_server, parse_info, warn_of_losses
+from qbridge_redis.server import ServerState, check_server, parse_info, warn_of_losses
 
 if TYPE_CHECKING:
     from qbridge_redis.link import Link
@@ -43,6 +43,10 @@ CAPABILITIES = Capabilities(
     headers=False,
     dead_letters=True,
 )
+
+#: Seconds in which a living worker has surely come back to a server that was away: the core waits 15 s at most before
+#: it tries again, and renews its leases first of all.
+_GRACE = 20.0
 
 _COMES_BACK = (Action.RETRY, Action.RELEASE)
 _INSTALL = 'pip install "qbridge[redis]"'
@@ -70,6 +74,7 @@ class RedisSource(QueueSource):
         self._woken = asyncio.Event()
         self._has_warned = False
         self._reap_from = 0
+        self._run_id = ""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._commands: Link | None = None
         self._receiver: Receiver | None = None
@@ -235,7 +240,19 @@ class RedisSource(QueueSource):
         if not self._has_warned:
             self._has_warned = True
             warn_of_losses(state, link.where, self._queue)
-        if state.uptime is not None:
-            # On a server that was away for longer than a lease, all of them have lapsed, and everything would run
-            # twice. So for one lease after its start, living workers may renew theirs before anybody reaps.
-            self._reap_from = self._claims.server_time() + int((self._options.lease - state.uptime) * 1e6)
+        self._reap_from = self._first_reaping(state)
+
+    def _first_reaping(self, state: ServerState) -> int:
+        """Return the µs of the server's clock before which no lapsed lease is taken away from its worker.
+
+        On a server that was away for longer than a lease, all of them have lapsed, and everything would run twice. So
+        living workers get time to come back and renew theirs: after its start, and also after it was replaced or spent
+        its first minutes with loading, which those who knew it before see by its other name.
+        """
+        now, grace = self._claims.server_time(), min(self._options.lease, _GRACE)
+        known, self._run_id = self._run_id, state.run_id
+        if known not in ("", state.run_id):
+            return now + int(grace * 1e6)
+        if state.uptime is None:
+            return self._reap_from
+        return max(min(self._reap_from, now + int(grace * 1e6)), now + int((grace - state.uptime) * 1e6))

@@ -198,7 +198,7 @@ def test_a_server_that_tells_little_is_accepted(info: str) -> None:
 
     check_server(state, "here", unsafe_eviction=False)
 
-    assert (None, None) == (state.append_only, state.uptime)
+    assert (None, None, "") == (state.append_only, state.uptime, state.run_id)
 
 
 async def test_the_rights_in_the_error_text_are_enough(
