@@ -28,6 +28,7 @@ from qbridge.errors import (
     UndecodableMessageError,
     UnknownQueueError,
     UnknownTaskError,
+    UnsignedMessageError,
 )
 from qbridge.events import Event, EventHub, LeaseLost, SourceLost, SourceReady, TaskFinished, WorkerDrained
 from qbridge.loading import load_handlers
@@ -104,6 +105,7 @@ __all__ = [
     "UndecodableMessageError",
     "UnknownQueueError",
     "UnknownTaskError",
+    "UnsignedMessageError",
     "WorkerDrained",
     "build_config",
     "load_config",

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 
 from qbridge.codec import Codec
-from qbridge.errors import UndecodableMessageError
+from qbridge.errors import UndecodableMessageError, UnsignedMessageError
 from qbridge.events import EventHub, TaskFinished
 from qbridge.execution import Job
 from qbridge.intake import Intake
@@ -14,7 +14,7 @@ from qbridge.journal import outcome_of
 from qbridge.message import TaskMessage
 from qbridge.registry import HandlerRegistry
 from qbridge.retry import RetryPolicy
-from qbridge.source import DeadLetterReason, Delivery, Settlement
+from qbridge.source import MAX_ERROR_LENGTH, DeadLetterReason, Delivery, Settlement
 
 __all__ = ["Admission", "Route"]
 
@@ -66,8 +66,11 @@ class Admission:
             return None
         try:
             message = route.codec.decode(delivery)
+        except UnsignedMessageError as exc:
+            self._dead_letter(intake, delivery, DeadLetterReason.UNSIGNED, str(exc))
+            return None
         except UndecodableMessageError as exc:
-            self._dead_letter(intake, delivery, DeadLetterReason.UNDECODABLE, str(exc))
+            self._dead_letter(intake, delivery, DeadLetterReason.UNDECODABLE, str(exc)[:MAX_ERROR_LENGTH])
             return None
         handler = self._registry.find(message.task)
         if handler is None:

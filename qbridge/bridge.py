@@ -18,6 +18,7 @@ from qbridge.message import TaskMessage
 from qbridge.registry import HandlerRegistry
 from qbridge.sender import Sender
 from qbridge.source import QueueSource
+from qbridge.units import format_duration
 from qbridge.worker import Worker
 
 __all__ = ["QBridge"]
@@ -211,6 +212,11 @@ class QBridge:
         """Whether a loop thread or a worker thread outlived the drain; the process can't end by itself then."""
         return self._worker is not None and self._worker.is_wedged
 
+    @property
+    def tasks_ended(self) -> int:
+        """How many tasks have ended in this process since `run` was called, well or not."""
+        return 0 if self._worker is None else self._worker.tasks_ended
+
     def _stop(self, now: bool) -> None:
         self._stop_asked = True
         if self._worker is not None:
@@ -231,13 +237,15 @@ class QBridge:
         return queue
 
     async def _send(self, queue: str, messages: Sequence[TaskMessage], delay: float) -> None:
+        if delay and (reason := self.config.why_too_long(queue, delay)):
+            raise ValueError(f"queue {queue!r} can't delay a message by {format_duration(delay)}: {reason}")
         sender = self._senders.get(queue)
         if sender is None:
             settings = self.config.queues[queue]
             sender = self._senders[queue] = Sender(
                 queue,
                 self._new_source(queue),
-                codec=settings.codec.create_codec(),
+                codec=self.config.create_codec(queue),
                 max_message_size=settings.max_message_size,
             )
         await sender.send([sender.encode(message, delay) for message in messages])

@@ -8,22 +8,30 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 import pydantic_core
 from pydantic import ValidationError
 
-from qbridge.errors import UndecodableMessageError
+from qbridge.errors import UndecodableMessageError, UnsignedMessageError
 from qbridge.message import NAME_PATTERN, TaskMessage
+from qbridge.signing import SIGNATURE_KEY, Signer
 from qbridge.source import Delivery
 
-__all__ = ["ENVELOPE_VERSION", "Codec", "JsonCodec", "RawCodec", "RawPayload"]
+__all__ = ["ENVELOPE_VERSION", "Codec", "JsonCodec", "RawCodec", "RawPayload", "read_json"]
 
 #: The version of the envelope that `JsonCodec` writes, under the key `v`.
 ENVELOPE_VERSION = 1
 
 #: Digits of an integer, and levels of arrays and objects, that can be read; more can be written.
 _LONGEST_NUMBER, _DEEPEST = 4300, 200
+
+#: Of a thousand things that are wrong with an envelope so many are told.
+_MOST_PROBLEMS = 10
+
+_TOO_LARGE = "a number is beyond 1.8e308, where floats end"
 
 
 class RawPayload(bytes):
@@ -50,6 +58,7 @@ class Codec(ABC):
 
         Raises:
             UndecodableMessageError: The bytes are not what this codec reads. The text repeats none of them.
+            UnsignedMessageError: They have no signature that holds, where this codec wants one.
         """
 
     @abstractmethod
@@ -65,16 +74,24 @@ class JsonCodec(Codec):
     """The envelope: `{"v": 1, "id": …, "task": …, "args": […], "kwargs": {…}, "headers": {…}, "enqueued_at": …}`.
 
     `v` and `task` must be there, everything else may be left out; an unknown key, NaN and Infinity are refused. A
-    message without `id` takes the broker's.
+    message without `id` takes the broker's. Of a key that is there twice the last one counts.
+
+    Args:
+        signer: Signs what is written, and verifies what is read before it is read. Without one a signature, the last
+            key, is passed over, so that a service may sign before all others have keys.
     """
 
     carries_headers = True
 
+    def __init__(self, signer: Signer | None = None) -> None:
+        self.signer = signer
+
     def decode(self, delivery: Delivery) -> TaskMessage:
         """Return the task message in a delivery; see `Codec.decode`."""
+        signed = None if self.signer is None else self.signer.verify(delivery.body)
         try:
             # from_json refuses NaN inside free-form arguments, which a model's allow_inf_nan doesn't reach.
-            envelope: Any = pydantic_core.from_json(delivery.body, allow_inf_nan=False)
+            envelope: Any = pydantic_core.from_json(delivery.body if signed is None else signed, allow_inf_nan=False)
         except ValueError as exc:
             raise UndecodableMessageError(f"body is not JSON: {exc}") from None
         if not isinstance(envelope, dict):
@@ -86,19 +103,31 @@ class JsonCodec(Codec):
                 if version is None
                 else f"envelope version is {str(version)[:40]!r}, this worker reads {ENVELOPE_VERSION}"
             )
+        if envelope.pop(SIGNATURE_KEY, None) is not None and self.signer is not None:
+            raise UnsignedMessageError("message has a signature, but not at its end, where it would be looked at")
         envelope.setdefault("id", delivery.message_id)
-        envelope.setdefault("enqueued_at", delivery.enqueued_at)
+        says_when = envelope.setdefault("enqueued_at", None) is not None
+        if not says_when:
+            envelope["enqueued_at"] = delivery.enqueued_at
         try:
-            return TaskMessage.model_validate(envelope)
+            message = TaskMessage.model_validate(envelope)
         except ValidationError as exc:
-            problems = "; ".join(
-                f"{'.'.join(map(str, error['loc']))[:80]}: {error['msg']}"
-                for error in exc.errors(include_url=False, include_context=False, include_input=False)
-            )
-            raise UndecodableMessageError(f"envelope doesn't fit: {problems}") from None
+            raise UndecodableMessageError(f"envelope doesn't fit: {_problems(exc)}") from None
+        if signed is not None and self.signer is not None:
+            self.signer.check_age(message.enqueued_at if says_when else None)
+        if (message.args and _has_infinity(message.args)) or (
+            message.kwargs and _has_infinity(message.kwargs.values())
+        ):
+            raise UndecodableMessageError(f"envelope doesn't fit: {_TOO_LARGE}")
+        return message
 
     def encode(self, message: TaskMessage) -> bytes:
         """Return the envelope's bytes; see `Codec.encode`."""
+        if message.enqueued_at is None and self.signer is not None and self.signer.max_age is not None:
+            raise UndecodableMessageError(
+                f"message {message.id!r} has no enqueued_at, without which nobody can tell whether it is over "
+                "signing.max_age"
+            )
         envelope = {
             "v": ENVELOPE_VERSION,
             "id": message.id,
@@ -113,7 +142,7 @@ class JsonCodec(Codec):
         except (ValueError, TypeError, RecursionError) as exc:
             raise UndecodableMessageError(f"arguments of task {message.task!r} are not JSON: {exc}") from exc
         _check_readable(body, message.task)
-        return body
+        return body if self.signer is None else self.signer.sign(body)
 
 
 class RawCodec(Codec):
@@ -171,6 +200,43 @@ class RawCodec(Codec):
         return body
 
 
+def read_json(text: bytes) -> Any:
+    """Return what a JSON text says.
+
+    Raises:
+        ValueError: It is not JSON, or has NaN or Infinity, be it written as `1e999`.
+    """
+    value = pydantic_core.from_json(text, allow_inf_nan=False)
+    if _has_infinity((value,)):
+        raise ValueError(_TOO_LARGE)
+    return value
+
+
+def _has_infinity(values: Iterable[Any]) -> bool:
+    """Return whether a float is infinite, at any depth: what the parser makes of `1e999`, without a word."""
+    for value in values:
+        kind = type(value)
+        if kind is str or kind is int:
+            continue
+        if kind is float:
+            if value - value != 0.0:  # cheaper than a call of isfinite
+                return True
+        elif kind is list:
+            if _has_infinity(value):
+                return True
+        elif kind is dict and _has_infinity(value.values()):
+            return True
+    return False
+
+
+def _problems(exc: ValidationError) -> str:
+    errors = exc.errors(include_url=False, include_context=False, include_input=False)
+    shown = [f"{'.'.join(map(str, error['loc']))[:80]}: {error['msg']}" for error in islice(errors, _MOST_PROBLEMS)]
+    if len(errors) > _MOST_PROBLEMS:
+        shown.append(f"and {len(errors) - _MOST_PROBLEMS} more problems")
+    return "; ".join(shown)
+
+
 def _check_readable(body: bytes, task: str) -> None:
     """Refuse what was written but can't be read: NaN and Infinity, nesting over 200 deep, integers over 4300 digits.
 
@@ -188,7 +254,7 @@ def _check_readable(body: bytes, task: str) -> None:
 
 def _is_json(text: bytes) -> bool:
     try:
-        pydantic_core.from_json(text, allow_inf_nan=False)
+        read_json(text)
     except ValueError:
         return False
     return True

@@ -11,6 +11,7 @@
     │   ├── UnknownQueueError           no queue of that name in this program or YAML file
     │   ├── MessageError                a message that can't become a task
     │   │   ├── UndecodableMessageError     the bytes are not what the queue's codec reads
+    │   │   ├── UnsignedMessageError        it has no signature, or not one that holds
     │   │   ├── InvalidArgumentsError       the arguments don't fit the handler's signature
     │   │   └── MessageTooLargeError        over the queue's max_message_size
     │   ├── SourceError                 what a backend raises across the contract, and nothing else
@@ -49,6 +50,7 @@ __all__ = [
     "UndecodableMessageError",
     "UnknownQueueError",
     "UnknownTaskError",
+    "UnsignedMessageError",
     "nearest_name_hint",
 ]
 
@@ -125,6 +127,10 @@ class MessageError(QBridgeError):
 
 class UndecodableMessageError(MessageError):
     """The bytes are not what the queue's codec reads."""
+
+
+class UnsignedMessageError(MessageError):
+    """The message has no signature, or not one that holds; the text says which, and shows no key."""
 
 
 class InvalidArgumentsError(MessageError):

@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar, overload
 
-import pydantic_core
 from pydantic import PydanticUserError, ValidationError, validate_call
 
-from qbridge.codec import RawPayload
+from qbridge.codec import RawPayload, read_json
 from qbridge.errors import InvalidArgumentsError, RegistryError, UnknownTaskError
 from qbridge.message import NAME_PATTERN, TaskMessage
 from qbridge.retry import RetryPolicy
@@ -383,7 +382,7 @@ def _from_raw(payload: RawPayload, wanted: Literal["bytes", "text", "json"]) -> 
     if wanted == "bytes":
         return bytes(payload)
     try:
-        value = pydantic_core.from_json(payload, allow_inf_nan=False)
+        value = read_json(payload)
     except ValueError:
         value = None
     else:

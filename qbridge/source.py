@@ -88,6 +88,7 @@ class DeadLetterReason(StrEnum):
     """Why the core dead-letters a message. A source stores whatever text it is given."""
 
     UNDECODABLE = "undecodable"
+    UNSIGNED = "unsigned"
     TOO_LARGE = "too_large"
     UNKNOWN_TASK = "unknown_task"
     INVALID = "invalid"

@@ -139,7 +139,7 @@ class Worker:
         for name, settings in self._config.queues.items():
             intake = Intake(name, self._new_source(name), consumer=dispatcher, events=self._events)
             route = Route(
-                codec=settings.codec.create_codec(),
+                codec=self._config.create_codec(name),
                 loops=settings.loops,
                 max_message_size=settings.max_message_size,
                 read_ahead=settings.read_ahead,

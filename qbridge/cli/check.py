@@ -58,6 +58,7 @@ def check(
         raise ConfigError(*problems)
     if not len(registry):
         warn([f"{config}: there is no handler: every message would become a dead letter unknown_task"])
+    warn(f"{config}: {gap}" for gap in _gaps_in_signing(service_config))
     if format is Format.JSON:
         print_json({"queues": list(_queues(service_config)), "handlers": list(_handlers(service_config, registry))})
         return
@@ -114,6 +115,20 @@ def _problems(config: Config, registry: HandlerRegistry | None) -> Iterator[str]
                     f"loops.{name}.implementation is 'uvloop', which is not installed: "
                     'pip install "qbridge[uvloop]", or write auto'
                 )
+
+
+def _gaps_in_signing(config: Config) -> Iterator[str]:
+    """Yield the ways by which messages without a signature are run, though the service has signing."""
+    if config.signing is None:
+        return
+    if config.signing.accept_unsigned:
+        yield "signing.accept_unsigned is true: messages without a signature are run"
+    for name, queue in config.queues.items():
+        if isinstance(queue.codec, RawCodecConfig):
+            yield (
+                f"queues.{name} has the raw codec, whose messages have no signature: whoever can write to it can run "
+                f"task {queue.codec.task!r}"
+            )
 
 
 def _takes_one(handler: Handler) -> bool:

@@ -8,8 +8,7 @@ from typing import Any
 import pydantic_core
 from pydantic import ValidationError
 
-from qbridge.codec import RawCodec
-from qbridge.config import QueueConfig
+from qbridge.codec import Codec, RawCodec
 from qbridge.errors import MessageTooLargeError, UndecodableMessageError
 from qbridge.message import TaskMessage
 from qbridge.registry import Handler
@@ -28,14 +27,15 @@ class Composer:
 
     Args:
         task: The handler's name.
-        queue: The queue's settings.
+        codec: The queue's codec.
+        max_message_size: Bytes that no message of the queue may exceed.
         handler: Checks the arguments; None leaves that to the worker.
     """
 
-    def __init__(self, task: str, queue: QueueConfig, handler: Handler | None) -> None:
+    def __init__(self, task: str, *, codec: Codec, max_message_size: int, handler: Handler | None) -> None:
         self._task = task
-        self._codec = queue.codec.create_codec()
-        self._max_message_size = queue.max_message_size
+        self._codec = codec
+        self._max_message_size = max_message_size
         self._handler = handler
 
     def message(self, json: bytes | None) -> TaskMessage:

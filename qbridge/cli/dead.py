@@ -52,7 +52,8 @@ def _root(context: typer.Context) -> None:
 
     A dead letter is a message that is not tried again by itself. It is kept with its bytes, the errors of its attempts
     and a reason: exhausted (it failed too often), rejected (by its handler), invalid (its arguments don't fit),
-    unknown_task, undecodable, too_large, or crashed (it killed its workers).
+    unknown_task, undecodable, unsigned (no signature, or not one that holds), too_large, or crashed (it killed its
+    workers).
     """
     if context.invoked_subcommand is None:
         sys.stderr.write(f"{context.get_help()}\n")

@@ -48,8 +48,9 @@ def move(
     """Move messages to another queue, whatever its backend.
 
     Moved is what is ready when the command begins, first come, first moved; what is delayed, in flight or dead stays.
-    Bodies are moved byte for byte, whether or not anybody can read them; headers where both backends have them. On the
-    other queue a message is new: its attempts begin anew.
+    Bodies are moved byte for byte, whether or not anybody can read them; headers where both backends have them. With
+    signing, messages whose signature holds are signed anew for the other queue, and no others. On the other queue a
+    message is new: its attempts begin anew.
 
     A message is taken from the first queue when the second one has confirmed it, so none is lost whatever happens; if
     the command is killed, up to 100 are in both. After Ctrl-C or SIGTERM the batch on its way is finished and the rest
@@ -90,7 +91,7 @@ async def _move(config: Config, origin: str, target: str, limit: int | None) -> 
 
 def _place(config: Config, queue: str, source: QueueSource) -> Place:
     settings = config.queues[queue]
-    return Place(queue, source, settings.codec.create_codec(), settings.max_message_size)
+    return Place(queue, source, config.create_codec(queue), settings.max_message_size)
 
 
 def _tell(mover: Mover, origin: str, target: str) -> None:

@@ -12,6 +12,7 @@ from qbridge.cli.operating import ANSWER_TIMEOUT, bounded
 from qbridge.codec import Codec, JsonCodec
 from qbridge.errors import MessageError, MessageTooLargeError, SourceError, SourceUnavailable
 from qbridge.message import new_message_id
+from qbridge.signing import Signer
 from qbridge.source import Delivery, Outgoing, QueueSource, Settled, Settlement
 
 __all__ = ["BATCH", "MoveError", "Mover", "Place"]
@@ -42,7 +43,7 @@ class Place:
     Attributes:
         queue: The queue's name.
         source: Its source, open.
-        codec: Reads its messages.
+        codec: Reads its messages, and signs them if it has a signer.
         max_message_size: Bytes that no message of the queue may exceed.
     """
 
@@ -55,7 +56,8 @@ class Place:
 class Mover:
     """Moves messages as they are, byte for byte: claims from one queue, sends to the other, and then acknowledges.
 
-    On the other queue a message is new: its attempts and errors begin anew. Used once, on one loop.
+    Only a signature, which holds for one queue, is made anew: of a message whose signature holds on the first one. On
+    the other queue a message is new: its attempts and errors begin anew. Used once, on one loop.
 
     Args:
         origin: Where messages are taken.
@@ -66,6 +68,7 @@ class Mover:
     def __init__(self, origin: Place, target: Place, *, show: Callable[[int], object] = lambda moved: None) -> None:
         self._origin = origin
         self._target = target
+        self._signers = _signer(origin), _signer(target)
         self._show = show
         self._stopping = asyncio.Event()
         #: Messages that are on the target.
@@ -95,7 +98,7 @@ class Mover:
             if fitting:
                 await self._forward(deliveries[:fitting])
             if fitting < len(deliveries) and not self._stopping.is_set():
-                raise MessageTooLargeError(len(deliveries[fitting].body), self._target.max_message_size)
+                raise MessageTooLargeError(len(self._body(deliveries[fitting])), self._target.max_message_size)
 
     def stop(self) -> None:
         """Let `move` return soon: what is on its way is finished, what isn't is released."""
@@ -177,7 +180,12 @@ class Mover:
     def _outgoing(self, delivery: Delivery) -> Outgoing:
         headers = delivery.headers if self._target.source.capabilities.headers else {}
         self.without_headers += bool(delivery.headers) and not headers
-        return Outgoing(body=delivery.body, message_id=self._message_id(delivery), headers=headers)
+        return Outgoing(body=self._body(delivery), message_id=self._message_id(delivery), headers=headers)
+
+    def _body(self, delivery: Delivery) -> bytes:
+        """Return what the target gets: the same bytes, but signed for the target if they are signed for the origin."""
+        origin, target = self._signers
+        return delivery.body if origin is None or target is None else origin.resign(delivery.body, target)
 
     def _message_id(self, delivery: Delivery) -> str:
         """Return the task's own id, as its sender gave it; a broker's name for a message may be another's elsewhere."""
@@ -187,7 +195,11 @@ class Mover:
         return new_message_id()
 
     def _is_too_large(self, delivery: Delivery) -> bool:
-        return len(delivery.body) > self._target.max_message_size
+        return len(self._body(delivery)) > self._target.max_message_size
+
+
+def _signer(place: Place) -> Signer | None:
+    return place.codec.signer if isinstance(place.codec, JsonCodec) else None
 
 
 def _messages(count: int) -> str:

@@ -32,6 +32,7 @@ from qbridge.errors import (
 from qbridge.message import TaskMessage
 from qbridge.registry import Handler
 from qbridge.service import ExitCode
+from qbridge.units import format_duration
 
 __all__ = ["EXAMPLES", "send"]
 
@@ -101,7 +102,16 @@ def send(
             f"queue {name!r} can't delay messages: its backend {queue_config.backend} has no such ability",
             code=ExitCode.USAGE,
         )
-    composer = Composer(task, queue_config, None if no_check else _handler(service_config, config, task))
+    if seconds and (reason := service_config.why_too_long(name, seconds)):
+        raise CommandFailed(
+            f"queue {name!r} can't delay a message by {format_duration(seconds)}: {reason}", code=ExitCode.USAGE
+        )
+    composer = Composer(
+        task,
+        codec=service_config.create_codec(name),
+        max_message_size=queue_config.max_message_size,
+        handler=None if no_check else _handler(service_config, config, task),
+    )
     if lines:
         longest = _LONGEST_ESCAPE * queue_config.max_message_size
         asyncio.run(_send_lines(service_config, name, composer, delay=seconds, longest=longest))

@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from qbridge.codec import Codec
 from qbridge.config.document import MOST_PROBLEMS
 from qbridge.config.process_models import (
     LoggingConfig,
@@ -23,6 +24,7 @@ from qbridge.config.queue_models import QueueConfig
 from qbridge.config.settings import Name, Settings
 from qbridge.errors import nearest_name_hint
 from qbridge.retry import RetryPolicy
+from qbridge.units import format_duration
 
 __all__ = ["Config", "unknown_loop_groups"]
 
@@ -95,6 +97,21 @@ class Config(Settings):
                 for name, why in problems.items()
             )
         return self
+
+    def create_codec(self, queue: str) -> Codec:
+        """Return the codec of a queue, which signs and verifies its messages if `signing` says so."""
+        signer = None if self.signing is None else self.signing.create_signer(queue)
+        return self.queues[queue].codec.create_codec(signer)
+
+    def why_too_long(self, queue: str, delay: float) -> str:
+        """Return why a message of a queue can't be delayed so long, as a clause; "" if it can.
+
+        A worker that could only dead-letter the message when its time has come is no use to its sender.
+        """
+        limit = None if self.signing is None else self.signing.max_age
+        if limit is None or delay < limit or self.queues[queue].codec.type != "json":
+            return ""
+        return f"its signature holds for {format_duration(limit)} only (signing.max_age)"
 
 
 def unknown_loop_groups(wanted: Mapping[str, str], known: Mapping[str, object]) -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from qbridge.config.settings import Name, Settings
+from qbridge.signing import Signer
 from qbridge.units import Duration, Size, format_duration
 
 __all__ = [
@@ -155,7 +156,23 @@ class SigningConfig(Settings):
             raise ValueError(f"sign_with names none of the keys (known: {', '.join(self.keys)})")
         return self
 
+    @model_validator(mode="after")
+    def _different_keys(self) -> SigningConfig:
+        if len({key.get_secret_value() for key in self.keys.values()}) < len(self.keys):
+            raise ValueError("two of the keys are the same: make another one with 'openssl rand -hex 32'")
+        return self
+
     @property
     def signing_key(self) -> str:
         """The name of the key that messages are signed with."""
         return self.sign_with or next(iter(self.keys))
+
+    def create_signer(self, queue: str) -> Signer:
+        """Return what signs and verifies the messages of a queue."""
+        return Signer(
+            queue,
+            {name: key.get_secret_value().encode() for name, key in self.keys.items()},
+            sign_with=self.signing_key,
+            accept_unsigned=self.accept_unsigned,
+            max_age=self.max_age,
+        )

@@ -24,6 +24,7 @@ from qbridge.codec import Codec, JsonCodec, RawCodec
 from qbridge.config.settings import Name, Settings
 from qbridge.discovery import CORE_QUEUE_KEYS, find_backend, why_not_found
 from qbridge.errors import BackendNotFoundError
+from qbridge.signing import Signer
 from qbridge.source import QueueSource
 from qbridge.units import Duration, Size
 
@@ -42,9 +43,9 @@ class JsonCodecConfig(Settings):
 
     type: Literal["json"] = "json"
 
-    def create_codec(self) -> Codec:
-        """Return the codec that this setting names."""
-        return JsonCodec()
+    def create_codec(self, signer: Signer | None = None) -> Codec:
+        """Return the codec that this setting names; it verifies signatures if it gets a signer."""
+        return JsonCodec(signer)
 
 
 class RawCodecConfig(Settings):
@@ -58,8 +59,8 @@ class RawCodecConfig(Settings):
     type: Literal["raw"]
     task: Name
 
-    def create_codec(self) -> Codec:
-        """Return the codec that this setting names."""
+    def create_codec(self, signer: Signer | None = None) -> Codec:
+        """Return the codec that this setting names; a raw body has no place for a signature."""
         return RawCodec(self.task)
 
 

@@ -6,11 +6,12 @@ import logging
 
 import pytest
 
-from qbridge import Action, Delivery, HandlerRegistry, RetryPolicy
+from qbridge import Action, Delivery, HandlerRegistry, RetryPolicy, TaskMessage
 from qbridge.admission import Admission, Route
 from qbridge.codec import JsonCodec
 from qbridge.events import Event, EventHub, TaskFinished
 from qbridge.intake import Intake
+from qbridge.signing import Signer
 from qbridge_memory import MemoryBroker
 from tests.support.intake_bench import Sink
 from tests.support.scripted_source import ScriptedSource
@@ -161,6 +162,53 @@ async def test_what_becomes_no_job_is_settled_and_told(
         settlement.error,
     )
     assert [event] == bench.told
+
+
+SIGNER = Signer("orders", {"first": b"k" * 32}, sign_with="first")
+
+
+async def test_a_message_without_a_signature_that_holds_is_settled_as_unsigned(bench: Bench) -> None:
+    """It becomes a dead letter of its own kind, whatever else would be wrong with it."""
+    route = Route(codec=JsonCodec(SIGNER), max_message_size=200)
+    signed = SIGNER.sign(b'{"v":1,"id":"m1","task":"pay"}')
+
+    jobs = [
+        bench.admission.admit(bench.intake, route, delivery(body), 0.0)
+        for body in (signed, b'{"v":1,"task":"pay"}', signed.replace(b"m1", b"m2"), b"not JSON")
+    ]
+
+    assert [True, False, False, False] == [job is not None for job in jobs]
+    assert [(Action.DEAD_LETTER, "unsigned")] * 3 == [(one.action, one.reason) for one in bench.intake._settlements]
+    assert ["message has no signature", "signature with key 'first' doesn't match", "message has no signature"] == [
+        one.error.partition(":")[0] for one in bench.intake._settlements
+    ]
+
+
+async def test_a_message_over_the_limit_is_not_even_looked_at(bench: Bench) -> None:
+    """The size is checked before the codec gets the message."""
+
+    class Untouched(JsonCodec):
+        def decode(self, delivery: Delivery) -> TaskMessage:
+            raise AssertionError(f"decodes {len(delivery.body)} bytes")
+
+    route = Route(codec=Untouched(), max_message_size=200)
+
+    job = bench.admission.admit(bench.intake, route, delivery(b" " * 201), 0.0)
+
+    assert job is None
+    assert ["too_large"] == [one.reason for one in bench.intake._settlements]
+
+
+async def test_the_error_of_a_refusal_is_bounded(bench: Bench) -> None:
+    """However much is wrong with a message, what is kept and logged of it has its limit."""
+    route = Route(codec=JsonCodec())
+    keys = b",".join(b'"%0200d":0' % number for number in range(1000))
+
+    bench.admission.admit(bench.intake, route, delivery(b'{"v":1,"task":"pay","headers":{%b}}' % keys), 0.0)
+
+    [settlement] = bench.intake._settlements
+    assert len(settlement.error) < 2000
+    assert settlement.error.endswith("; and 990 more problems")
 
 
 async def test_a_refusal_is_logged_without_the_message(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
