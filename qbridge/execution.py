@@ -9,7 +9,7 @@ import logging
 import threading
 import traceback
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from enum import Enum
 from time import monotonic
 from typing import Any
@@ -21,9 +21,22 @@ from qbridge.registry import Handler, TaskContext
 from qbridge.retry import RetryPolicy
 from qbridge.source import MAX_ERROR_LENGTH, DeadLetterReason, Delivery, Settlement
 
-__all__ = ["CancelReason", "Executor", "Job", "WorkerThreads", "describe_error"]
+__all__ = [
+    "MESSAGE_ID",
+    "CancelReason",
+    "Executor",
+    "Job",
+    "WorkerThreads",
+    "describe_error",
+    "failed",
+    "settle_raised",
+]
 
 log = logging.getLogger(__name__)
+
+#: The id of the message that a handler works on, in the handler's context and in all that it starts: tells whose task
+#: it is that blocks a loop.
+MESSAGE_ID: contextvars.ContextVar[str] = contextvars.ContextVar("qbridge_message_id")
 
 
 class CancelReason(Enum):
@@ -33,7 +46,7 @@ class CancelReason(Enum):
     TIMEOUT = "timeout"
     #: The worker leaves: the message is released, the attempt doesn't count.
     DRAIN = "drain"
-    #: Its lease is lost: the message is another worker's, nothing is settled.
+    #: Its lease is lost, or its loop was given up: the message is in other hands, nothing is settled.
     LEASE_LOST = "lease lost"
 
 
@@ -160,6 +173,8 @@ class Executor:
         self._deadlines: Deadlines[Job] = Deadlines(loop, self._time_out)
         #: Jobs that have not ended. A strong reference: the loop itself keeps only weak ones to its tasks.
         self.running: dict[Job, None] = {}
+        #: What was handed to a worker thread, from then until its loop has heard of its end.
+        self.calls: dict[Job, Future[Any]] = {}
 
     def start(self, jobs: list[Job]) -> None:
         """Start jobs, in order, each in a context of its own."""
@@ -192,6 +207,13 @@ class Executor:
         """How many worker threads have not ended, though this was closed; they hold the process."""
         return self._workers.alive
 
+    def dismiss(self) -> None:
+        """Call off the plain functions that have not begun, and let worker threads end by themselves.
+
+        May be called from any thread, when the loop does not turn any more.
+        """
+        self._workers.shutdown(wait=False, cancel_futures=True)
+
     def close(self, timeout: float) -> None:
         """Let go of the worker threads, and wait at most `timeout` seconds for those that are busy."""
         self._deadlines.close()
@@ -200,6 +222,7 @@ class Executor:
     async def _run(self, job: Job) -> None:
         job.started_at = monotonic()
         handler = job.handler
+        MESSAGE_ID.set(job.message.id)
         try:
             if job.cancel_reason is not None:
                 raise asyncio.CancelledError  # noqa: TRY301  # one place decides what a cancelled job becomes
@@ -213,25 +236,11 @@ class Executor:
                 await self._run_in_thread(job, args, kwargs)
             # A handler that swallowed its cancellation, or whose thread ran on, has failed all the same.
             is_late = job.cancel_reason is CancelReason.TIMEOUT
-            job.settlement = self._timed_out(job) if is_late else job.delivery.ack()
-        except asyncio.CancelledError as exc:
-            self._settle_cancelled(job, exc)
-        except InvalidArgumentsError as exc:
-            job.error = str(exc)[:MAX_ERROR_LENGTH]
-            job.settlement = job.delivery.dead_letter(DeadLetterReason.INVALID, job.error)
-        except Reject as exc:
-            job.error = str(exc.reason)[:MAX_ERROR_LENGTH] or "rejected by the handler"
-            job.settlement = job.delivery.dead_letter(DeadLetterReason.REJECTED, job.error)
-        except Retry as exc:
-            job.error = str(exc.reason)[:MAX_ERROR_LENGTH] or "the handler asked for a retry"
-            job.settlement = self._failed(job, exc.delay)
-        except GeneratorExit:  # the loop is gone: the dispatcher has given this job up
-            raise
-        except BaseException as exc:  # noqa: BLE001  # the border to the handler: even SystemExit must not end the loop
-            job.error = describe_error(exc)
-            # What it raises because the worker leaves is no failure of its own.
-            is_leaving = job.cancel_reason is CancelReason.DRAIN
-            job.settlement = job.delivery.release() if is_leaving else self._failed(job, None)
+            job.settlement = _timed_out(job) if is_late else job.delivery.ack()
+        except BaseException as exc:  # the border to the handler: even SystemExit must not end the loop
+            if isinstance(exc, GeneratorExit) and self._loop.is_closed():
+                raise  # Python takes down a coroutine whose loop has gone: the dispatcher has given this job up
+            settle_raised(job, exc)
         job.ended_at = monotonic()
         job.task = None
         if job.cancel_reason is CancelReason.LEASE_LOST:
@@ -257,21 +266,11 @@ class Executor:
 
     async def _run_in_thread(self, job: Job, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         context = contextvars.copy_context()
-        future = self._workers.submit(context.run, self._call, job, args, kwargs)
-        waiter = asyncio.wrap_future(future)
-        cancelled: asyncio.CancelledError | None = None
-        while not waiter.done():
-            try:
-                await asyncio.wait([waiter])
-            except asyncio.CancelledError as exc:
-                # A thread can't be stopped, and its message must not be tried again while it works on: wait for it.
-                # One that waits for a free thread has not started and can be called off.
-                cancelled = exc
-                if future.cancel():
-                    break
-        if future.cancelled():
-            raise cancelled or asyncio.CancelledError
-        result = waiter.result()
+        future = self.calls[job] = self._workers.submit(context.run, self._call, job, args, kwargs)
+        try:
+            result = await _result_of(future)
+        finally:
+            del self.calls[job]
         if inspect.iscoroutine(result):  # a plain decorator stands around a coroutine function
             await result
 
@@ -287,24 +286,33 @@ class Executor:
     def _time_out(self, job: Job) -> None:
         self.cancel(job, CancelReason.TIMEOUT)
 
-    def _settle_cancelled(self, job: Job, exc: BaseException) -> None:
-        if job.cancel_reason is CancelReason.TIMEOUT:
-            job.settlement = self._timed_out(job)
-        elif job.cancel_reason is None:  # the handler cancelled itself, or let a cancelled future's error through
-            job.error = describe_error(exc)
-            job.settlement = self._failed(job, None)
-        else:
-            job.settlement = job.delivery.release()
 
-    def _timed_out(self, job: Job) -> Settlement:
-        job.error = f"TimeoutError: handler {job.handler.name!r} ran over its timeout of {job.handler.timeout:g} s"
-        return self._failed(job, None)
+def settle_raised(job: Job, exc: BaseException) -> None:
+    """Decide what becomes of a job whose handler raised."""
+    if isinstance(exc, asyncio.CancelledError) and job.cancel_reason is not None:
+        is_late = job.cancel_reason is CancelReason.TIMEOUT
+        job.settlement = _timed_out(job) if is_late else job.delivery.release()
+    elif isinstance(exc, InvalidArgumentsError):
+        job.error = str(exc)[:MAX_ERROR_LENGTH]
+        job.settlement = job.delivery.dead_letter(DeadLetterReason.INVALID, job.error)
+    elif isinstance(exc, Reject):
+        job.error = str(exc.reason)[:MAX_ERROR_LENGTH] or "rejected by the handler"
+        job.settlement = job.delivery.dead_letter(DeadLetterReason.REJECTED, job.error)
+    elif isinstance(exc, Retry):
+        job.error = str(exc.reason)[:MAX_ERROR_LENGTH] or "the handler asked for a retry"
+        job.settlement = failed(job, exc.delay)
+    else:  # a handler that cancelled itself, or let a cancelled future's error through, is among these
+        job.error = describe_error(exc)
+        # What it raises because the worker leaves is no failure of its own.
+        job.settlement = job.delivery.release() if job.cancel_reason is CancelReason.DRAIN else failed(job)
 
-    def _failed(self, job: Job, delay: float | None) -> Settlement:
-        attempt = job.delivery.attempt
-        if not job.retry.allows_another(attempt):
-            return job.delivery.dead_letter(DeadLetterReason.EXHAUSTED, job.error)
-        return job.delivery.retry(job.retry.delay_after(attempt) if delay is None else delay, job.error)
+
+def failed(job: Job, delay: float | None = None) -> Settlement:
+    """Return the settlement of a failed attempt: another one after `delay` seconds, or by its policy, or none."""
+    attempt = job.delivery.attempt
+    if not job.retry.allows_another(attempt):
+        return job.delivery.dead_letter(DeadLetterReason.EXHAUSTED, job.error)
+    return job.delivery.retry(job.retry.delay_after(attempt) if delay is None else delay, job.error)
 
 
 def describe_error(exc: BaseException) -> str:
@@ -313,3 +321,28 @@ def describe_error(exc: BaseException) -> str:
     trace = "".join(traceback.format_tb(exc.__traceback__)).rstrip()
     room = MAX_ERROR_LENGTH - len(head) - 1
     return f"{head}\n{trace[-room:]}" if trace else head
+
+
+def _timed_out(job: Job) -> Settlement:
+    job.error = f"TimeoutError: handler {job.handler.name!r} ran over its timeout of {job.handler.timeout:g} s"
+    return failed(job)
+
+
+async def _result_of(future: Future[Any]) -> Any:
+    """Wait for what a worker thread does.
+
+    A thread can't be stopped, and its message must not be tried again while it works on: a cancellation waits for it.
+    One that waits for a free thread has not started and can be called off.
+    """
+    waiter = asyncio.wrap_future(future)
+    cancelled: asyncio.CancelledError | None = None
+    while not waiter.done():
+        try:
+            await asyncio.wait([waiter])
+        except asyncio.CancelledError as exc:
+            cancelled = exc
+            if future.cancel():
+                break
+    if future.cancelled():
+        raise cancelled or asyncio.CancelledError
+    return waiter.result()

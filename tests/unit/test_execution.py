@@ -110,6 +110,7 @@ class UnprintableError(Exception):
         (ValueError("no such order"), (Action.RETRY, 0.5, "", "ValueError: no such order")),
         (SystemExit(3), (Action.RETRY, 0.5, "", "SystemExit: 3")),
         (KeyboardInterrupt(), (Action.RETRY, 0.5, "", "KeyboardInterrupt")),
+        (GeneratorExit(), (Action.RETRY, 0.5, "", "GeneratorExit")),
         (BaseException("bare"), (Action.RETRY, 0.5, "", "BaseException: bare")),
         (asyncio.CancelledError("mine"), (Action.RETRY, 0.5, "", "asyncio.exceptions.CancelledError: mine")),
         (TimeoutError(), (Action.RETRY, 0.5, "", "TimeoutError")),
