@@ -117,6 +117,11 @@ class Dispatcher:
             len(lane.pending) + lane.group.in_flight for lane in self._lanes.values()
         )
 
+    @property
+    def tasks_ended(self) -> int:
+        """How many handlers have ended in this worker and were settled, well or not."""
+        return sum(self._tally.values())
+
     async def claimable(self, intake: Intake) -> tuple[int, float]:
         """Wait for credit; return how many messages to claim and how long to wait for them (`Consumer.claimable`).
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -21,15 +22,21 @@ _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "task
 _CLIENTS = ("pika", "redis")
 
 
-def configure_logging(level: str, format: Literal["console", "json"]) -> None:  # noqa: A002  # the YAML's word
+def configure_logging(
+    level: str,
+    format: Literal["console", "json"],  # noqa: A002  # the YAML's word
+    *,
+    worker: int | None = None,
+) -> None:
     """Send the log of the whole process to standard error.
 
     Args:
         level: `debug`, `info`, `warning` or `error`; below `debug` nothing that client libraries say is told.
         format: `console` for people, `json` for machines.
+        worker: Which of several worker processes this is: each line tells it, and the process.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonFormatter() if format == "json" else _ConsoleFormatter())
+    handler.setFormatter(_JsonFormatter(worker) if format == "json" else _ConsoleFormatter(worker))
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
@@ -46,6 +53,10 @@ def _extras(record: logging.LogRecord) -> dict[str, Any]:
 
 
 class _ConsoleFormatter(logging.Formatter):
+    def __init__(self, worker: int | None) -> None:
+        super().__init__()
+        self._origin = "" if worker is None else f"[{worker}/{os.getpid()}] "
+
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S.%f")[:-3]
         # Values may be anybody's text: one event stays one line, but for the traceback, which is set in below it.
@@ -58,16 +69,21 @@ class _ConsoleFormatter(logging.Formatter):
         if record.exc_info:
             trace = self.formatException(record.exc_info)
         below = "".join(f"\n  {_printable(line)}" for part in (more, trace) if part for line in part.split("\n"))
-        return f"{time} {record.levelname.lower():7} {_printable(message)}{pairs}{below}"
+        return f"{time} {record.levelname.lower():7} {self._origin}{_printable(message)}{pairs}{below}"
 
 
 class _JsonFormatter(logging.Formatter):
+    def __init__(self, worker: int | None) -> None:
+        super().__init__()
+        self._origin = {} if worker is None else {"worker": worker, "pid": os.getpid()}
+
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            **self._origin,
             **_extras(record),
         }
         if record.exc_info:

@@ -7,8 +7,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from enum import IntEnum
 from types import FrameType
 
@@ -16,8 +16,10 @@ from qbridge.bridge import QBridge
 from qbridge.config import Config
 from qbridge.dispatcher import DrainReport
 from qbridge.errors import SourceMisconfigured
+from qbridge.lifeline import Lifeline
 from qbridge.logs import configure_logging
 from qbridge.loops import LoopImplementation, new_loop
+from qbridge.recycling import Wear
 from qbridge.registry import HandlerRegistry
 
 __all__ = ["ExitCode", "Service"]
@@ -45,35 +47,50 @@ class ExitCode(IntEnum):
     GRACE_EXCEEDED = 5
     #: Work was abandoned: a handler outlived its cancellation, or its end did not reach the broker.
     ABANDONED = 6
+    #: A worker process died and another took its place, sooner or later (`processes`, `recycle`).
+    CRASHED = 7
     #: The configuration is wrong, or a broker refuses it (EX_CONFIG of sysexits.h).
     CONFIG = 78
 
 
 class Service:
-    """Runs a bridge as the main job of a process.
+    """Runs a bridge as the main job of a process: this one. `processes` and `recycle` are for `qbridge run`.
 
     Args:
         config: The settings.
         registry: The handlers, imported already.
         burst: End by itself when the queues are empty.
+        lifeline: Where the supervisor speaks, in one of the processes of `qbridge run`.
     """
 
-    def __init__(self, config: Config, registry: HandlerRegistry, *, burst: bool = False) -> None:
+    def __init__(
+        self,
+        config: Config,
+        registry: HandlerRegistry,
+        *,
+        burst: bool = False,
+        lifeline: Lifeline | None = None,
+    ) -> None:
         self._config = config
         self._registry = registry
         self._burst = burst
+        self._lifeline = lifeline
         self._signals = 0
 
     def run(self) -> ExitCode:
         """Run until a signal, or in burst mode until the queues are empty. Called in the main thread, once.
 
-        The first SIGTERM or SIGINT drains, the second cancels the handlers, the third leaves at once. Does not return
-        if a thread would hold the process's exit: then it ends the process itself, when the log is flushed.
+        The first SIGTERM or SIGINT drains, the second cancels the handlers, the third leaves at once. Under a
+        supervisor any signal drains, and only the supervisor hurries. Does not return if a thread would hold the
+        process's exit: then it ends the process itself, when the log is flushed.
 
         Raises:
             SourceMisconfigured: A broker refuses what was configured; the rest was drained.
         """
-        configure_logging(self._config.logging.level, self._config.logging.format)
+        worker = None if self._lifeline is None else self._lifeline.slot
+        configure_logging(self._config.logging.level, self._config.logging.format, worker=worker)
+        if self._lifeline is None and (self._config.processes > 1 or self._config.recycle.is_active):
+            log.warning("processes and recycle are for 'qbridge run', this is a single process")
         sys.setswitchinterval(SWITCH_INTERVAL)
         implementations = {loops.implementation for loops in self._config.loops.values()}
         main_loop: LoopImplementation = "asyncio" if implementations == {"asyncio"} else "auto"
@@ -82,6 +99,7 @@ class Service:
                 code, is_wedged = runner.run(self._main())
             except SourceMisconfigured as exc:
                 log.error("a broker refuses the configuration", extra={"error": str(exc)})
+                self._tell_end(ExitCode.CONFIG)
                 raise
         if is_wedged:
             log.error("a thread did not end, the process leaves it behind", extra={"exit_code": int(code)})
@@ -99,14 +117,37 @@ class Service:
                         "pid": os.getpid(),
                     },
                 )
-                report = await bridge.run(burst=self._burst)
-            return _exit_code(report), bridge.is_wedged
+                async with self._supervised(bridge):
+                    report = await bridge.run(burst=self._burst)
+                code = _exit_code(report)
+                self._tell_end(code)
+            return code, bridge.is_wedged
+
+    @asynccontextmanager
+    async def _supervised(self, bridge: QBridge) -> AsyncIterator[None]:
+        if self._lifeline is None:
+            yield
+            return
+
+        def stop(now: bool, reason: str) -> None:
+            log.info("draining", extra={"reason": reason, "now": now})
+            bridge.stop(now=now)
+
+        wear = Wear(self._config.recycle, lambda: bridge.tasks_ended)
+        async with self._lifeline.held(stop=stop, wear=wear.reason):
+            yield
+
+    def _tell_end(self, code: ExitCode) -> None:
+        if self._lifeline is not None:
+            self._lifeline.tell_end(code)
 
     @contextmanager
     def _handled_signals(self, bridge: QBridge, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
         # signal.signal, not loop.add_signal_handler: it still runs when the loop is blocked.
         def on_signal(number: int, frame: FrameType | None) -> None:
-            self._signals += 1
+            # A supervisor counts for all its workers. Theirs are the same signals once more, when a terminal or
+            # systemd sends them to every process.
+            self._signals = 1 if self._lifeline is not None else self._signals + 1
             if self._signals >= 3:
                 os._exit(128 + number)
             bridge.stop(now=self._signals == 2)

@@ -74,6 +74,11 @@ class Worker:
         """Whether a loop thread outlived its end, or a plain function its worker."""
         return any(thread.is_wedged for thread in self._threads)
 
+    @property
+    def tasks_ended(self) -> int:
+        """How many tasks have ended in this worker, well or not."""
+        return 0 if self._dispatcher is None else self._dispatcher.tasks_ended
+
     async def run(self, *, burst: bool = False) -> DrainReport:
         """Run until stopped, cancelled, or in burst mode until the queues are empty; drain; see `QBridge.run`."""
         dispatcher = self._dispatcher = self._build(_BURST_WAIT if burst else RECEIVE_WAIT)

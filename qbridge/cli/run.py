@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Annotated
 
 from qbridge.cli.flags import ConfigFile, DebugFlag, Settings, flag, overrides_given
-from qbridge.cli.setting_up import read_config, read_handlers
-from qbridge.errors import QBridgeError, SourceMisconfigured
+from qbridge.cli.setting_up import read_config_text, read_handlers
+from qbridge.config import parse_config
+from qbridge.errors import ConfigError, QBridgeError, SourceMisconfigured
+from qbridge.lifeline import Lifeline
 from qbridge.service import ExitCode, Service
+from qbridge.supervisor import Supervisor, needs_supervisor
 
 __all__ = ["EXAMPLES", "run"]
 
@@ -60,21 +63,46 @@ def run(
     back to its queue. A second one cancels what runs, and a third leaves at once. Handlers are imported from beside
     the file first. The log goes to standard error; standard output is the handlers' own.
 
-    Exit codes: 0 drained, 5 handlers were cancelled and their tasks put back, 6 work was abandoned, 78 the
-    configuration is wrong.
+    With processes in the file it starts so many workers, and others for those that die; a signal to this process is
+    for all of them.
+
+    Exit codes: 0 drained, 5 handlers were cancelled and their tasks put back, 6 work was abandoned, 7 a worker process
+    has died, 78 the configuration is wrong.
     """
     overrides: dict[str, object] = {**overrides_given(settings)}
     if log_level is not None:
         overrides["logging.level"] = log_level.value
     if log_format is not None:
         overrides["logging.format"] = log_format.value
-    service_config = read_config(config, overrides)
-    registry = read_handlers(service_config, config)
+    lifeline = Lifeline.from_environment()
+    if lifeline is not None:
+        return _work_for_supervisor(lifeline, config, overrides, burst)
+    text = read_config_text(config)
+    service_config = parse_config(text, file=str(config), overrides=overrides)
+    if needs_supervisor(service_config):
+        return Supervisor(service_config, text, command=_own_command(), burst=burst).run()
+    return _work(Service(service_config, read_handlers(service_config, config), burst=burst))
+
+
+def _work_for_supervisor(lifeline: Lifeline, config: Path, overrides: dict[str, object], burst: bool) -> int:
+    text = lifeline.configuration()
+    if text is None:  # the supervisor has gone already
+        return ExitCode.FAILURE
+    try:
+        service_config = parse_config(text, file=str(config), overrides=overrides)
+        registry = read_handlers(service_config, config)
+    except ConfigError as exc:
+        lifeline.report(exc.problems)
+        return ExitCode.CONFIG
+    return _work(Service(service_config, registry, burst=burst, lifeline=lifeline))
+
+
+def _work(service: Service) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Into a pipe or a file too, what a handler prints is there when it prints it, and not lost in a crash.
         sys.stdout.reconfigure(line_buffering=True)
     try:
-        return Service(service_config, registry, burst=burst).run()
+        return service.run()
     except SourceMisconfigured:
         return ExitCode.CONFIG  # the service has logged it
     except QBridgeError:
@@ -83,3 +111,8 @@ def run(
         # A service that crashed can't be asked to crash again with --debug.
         log.exception("the worker failed")
         return ExitCode.FAILURE
+
+
+def _own_command() -> list[str]:
+    """Return the command line of this process, interpreter and its options included: what its workers run too."""
+    return [sys.executable or sys.orig_argv[0], *sys.orig_argv[1:]]

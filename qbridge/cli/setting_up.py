@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from qbridge.cli.ends import CommandFailed
-from qbridge.config import Config, QueueConfig, load_config
+from qbridge.config import Config, QueueConfig, parse_config, read_config_file
 from qbridge.errors import ConfigError, UnknownQueueError
 from qbridge.loading import load_handlers
 from qbridge.registry import HandlerRegistry
 from qbridge.service import ExitCode
 
-__all__ = ["queue_given", "read_config", "read_handlers", "why_unreachable"]
+__all__ = ["queue_given", "read_config", "read_config_text", "read_handlers", "why_unreachable"]
 
 
 def read_config(file: Path, overrides: Mapping[str, object]) -> Config:
@@ -21,8 +21,17 @@ def read_config(file: Path, overrides: Mapping[str, object]) -> Config:
     Raises:
         ConfigError: It can't be read, or something in it is wrong.
     """
+    return parse_config(read_config_text(file), file=str(file), overrides=overrides)
+
+
+def read_config_text(file: Path) -> bytes:
+    """Return the text of a YAML file, unchecked.
+
+    Raises:
+        ConfigError: It can't be read.
+    """
     try:
-        return load_config(file, overrides=overrides)
+        return read_config_file(file)
     except ConfigError:
         if file.exists():
             raise

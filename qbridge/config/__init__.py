@@ -4,7 +4,7 @@
 raises one `ConfigError` with a line for every problem: place, key, what was given, what is known, the nearest name.
 """
 
-from qbridge.config.loading import build_config, load_config, parse_config
+from qbridge.config.loading import build_config, load_config, parse_config, read_config_file
 from qbridge.config.models import Config
 from qbridge.config.process_models import (
     LoggingConfig,
@@ -33,4 +33,5 @@ __all__ = [
     "build_config",
     "load_config",
     "parse_config",
+    "read_config_file",
 ]

@@ -19,7 +19,7 @@ from qbridge.config.yaml_source import MAX_DOCUMENT_BYTES, read_yaml
 from qbridge.discovery import installed_backends
 from qbridge.errors import ConfigError
 
-__all__ = ["build_config", "load_config", "parse_config"]
+__all__ = ["build_config", "load_config", "parse_config", "read_config_file"]
 
 #: pydantic's errors for a number, or the like, where a text is wanted.
 _TEXT_WANTED = frozenset({"string_type", "bytes_type", "path_type"})
@@ -45,17 +45,26 @@ def load_config(
     Raises:
         ConfigError: The file can't be read, or something in it is wrong; one line for each problem, in file order.
     """
+    text = read_config_file(path)
+    return parse_config(text, file=os.fspath(path), env=env, overrides=overrides, backends=backends)
+
+
+def read_config_file(path: str | os.PathLike[str]) -> bytes:
+    """Return the text of a YAML file, unchecked; a byte more than is allowed, if it has more.
+
+    Raises:
+        ConfigError: It can't be read.
+    """
     file = os.fspath(path)
     try:
         with Path(path).open("rb") as stream:
-            text = stream.read(MAX_DOCUMENT_BYTES + 1)
+            return stream.read(MAX_DOCUMENT_BYTES + 1)
     except FileNotFoundError:
         raise ConfigError(f"{file}: there is no such file") from None
     except IsADirectoryError:
         raise ConfigError(f"{file}: is a directory, not a file") from None
     except (OSError, ValueError) as exc:  # ValueError: a NUL in the path
         raise ConfigError(f"{file}: can't be read: {getattr(exc, 'strerror', None) or exc}") from None
-    return parse_config(text, file=file, env=env, overrides=overrides, backends=backends)
 
 
 def parse_config(
