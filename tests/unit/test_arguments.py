@@ -239,6 +239,8 @@ def _raw_short_text(payload: Annotated[str, Field(max_length=5)]) -> Any:
         (_raw_any, b'{"a":[1]}', {"a": [1]}),
         (_raw_any, b"plain text", "plain text"),
         (_raw_any, b"NaN", "NaN"),
+        (_raw_any, b"1e999", "1e999"),
+        (_raw_any, b"[1e999]", "[1e999]"),
         (_raw_any, b"\xff\xfe", b"\xff\xfe"),
         (_raw_any, b"null", None),
         (_raw_number, b" 5\n", 5),

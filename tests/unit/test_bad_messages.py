@@ -104,6 +104,11 @@ CASES = {
         UNDECODABLE,
         "body is not JSON: expected value at line 1 column 30",
     ),
+    "infinity": Case(
+        b'{"v":1,"task":"take","args":[{"number":1}],"kwargs":{"count":1e999}}',
+        UNDECODABLE,
+        "envelope doesn't fit: a number is beyond 1.8e308, where floats end",
+    ),
     "too deep": Case(
         b'{"v":1,"task":"take","args":' + b"[" * 300 + b"]" * 300 + b"}",
         UNDECODABLE,
@@ -152,6 +157,24 @@ CASES = {
         b'{"v":1,"task":"takes"}',
         DeadLetterReason.UNKNOWN_TASK,
         "no handler is registered for task 'takes'",
+        attempts=3,
+    ),
+    "a function of the standard library": Case(
+        b'{"v":1,"task":"os:system","args":["true"]}',
+        DeadLetterReason.UNKNOWN_TASK,
+        "no handler is registered for task 'os:system'",
+        attempts=3,
+    ),
+    "a builtin": Case(
+        b'{"v":1,"task":"__import__","args":["os"]}',
+        DeadLetterReason.UNKNOWN_TASK,
+        "no handler is registered for task '__import__'",
+        attempts=3,
+    ),
+    "a function of the handler's module": Case(
+        b'{"v":1,"task":"asyncio.run","args":[1]}',
+        DeadLetterReason.UNKNOWN_TASK,
+        "no handler is registered for task 'asyncio.run'",
         attempts=3,
     ),
     "argument missing": Case(

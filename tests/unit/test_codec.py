@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -22,6 +23,41 @@ JSON_VALUES: st.SearchStrategy[Any] = st.recursive(
 def delivery(body: bytes, *, message_id: str = "from-broker", enqueued_at: float | None = None) -> Delivery:
     """Return a delivery with this body."""
     return Delivery(body=body, receipt=1, message_id=message_id, enqueued_at=enqueued_at)
+
+
+@pytest.mark.parametrize("number", ["1e308", "-1.7976931348623157e308", "0e999", "1e-999", "1" + "0" * 400, '"1e999"'])
+def test_a_large_number_that_is_finite_is_read(number: str) -> None:
+    """Only what would become infinite is refused."""
+    body = f'{{"v":1,"task":"a","args":[{number}]}}'.encode()
+
+    assert [json.loads(number)] == JsonCodec().decode(delivery(body)).args
+
+
+def test_the_last_of_equal_keys_counts() -> None:
+    """As in most readers of JSON; the envelope's own keys are no exception."""
+    body = b'{"v":2,"v":1,"task":"a","task":"b","kwargs":{"x":1,"x":2}}'
+
+    read = JsonCodec().decode(delivery(body))
+
+    assert ("b", {"x": 2}) == (read.task, read.kwargs)
+
+
+def test_a_nul_is_a_character_of_a_text_and_of_no_name() -> None:
+    """JSON has it, so arguments may; a task's name may not."""
+    assert ["a\0b"] == JsonCodec().decode(delivery(b'{"v":1,"task":"a","args":["a\\u0000b"]}')).args
+    with pytest.raises(UndecodableMessageError, match="task: String should match pattern"):
+        JsonCodec().decode(delivery(b'{"v":1,"task":"a\\u0000"}'))
+
+
+def test_of_a_thousand_problems_ten_are_told() -> None:
+    """The text of the error stays small, however much is wrong."""
+    body = b'{"v":1,"task":"a",%b}' % b",".join(b'"%04d":1' % number for number in range(1000))
+
+    with pytest.raises(UndecodableMessageError) as refusal:
+        JsonCodec().decode(delivery(body))
+
+    problems = str(refusal.value).split("; ")
+    assert (11, "and 990 more problems") == (len(problems), problems[-1])
 
 
 def nested(levels: int) -> list[Any]:
@@ -120,6 +156,16 @@ REFUSED_BODIES = [
     (b'{"v":1,"task":"a","kwargs":[]}', "envelope doesn't fit: kwargs: Input should be a valid dictionary"),
     (b'{"v":1,"task":"a","headers":{"a":1}}', "envelope doesn't fit: headers.a: Input should be a valid string"),
     (b'{"v":1,"task":"a","enqueued_at":1e999}', "envelope doesn't fit: enqueued_at: Input should be a finite number"),
+    *(
+        (b'{"v":1,"task":"a",%b}' % arguments, "envelope doesn't fit: a number is beyond 1.8e308, where floats end")
+        for arguments in (
+            b'"args":[1e999]',
+            b'"args":["x",[{"y":[-1E+309]}]]',
+            b'"kwargs":{"x":1e0309}',
+            b'"args":[1' + b"0" * 309 + b".0]",
+            b'"kwargs":{"x":[' + b"9" * 250 + b"e60]}",
+        )
+    ),
     (
         b'{"v":1,"args":5,"kwargs":5}',
         "envelope doesn't fit: task: Field required; args: Input should be a valid list; "
