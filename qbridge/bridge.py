@@ -12,7 +12,7 @@ from qbridge.backend import Backend
 from qbridge.config import Config, build_config
 from qbridge.discovery import installed_backends
 from qbridge.dispatcher import DrainReport
-from qbridge.errors import BridgeStateError, UnknownQueueError
+from qbridge.errors import BridgeStateError, ConfigError, UnknownQueueError
 from qbridge.events import EventHub
 from qbridge.message import TaskMessage
 from qbridge.registry import HandlerRegistry
@@ -70,11 +70,19 @@ class QBridge:
             if isinstance(keys, Mapping) and isinstance(backend := keys.get("backend"), Backend):
                 backends[backend.name] = backend
                 plain[name] = {**keys, "backend": backend.name}
-        self._set_up(registry, build_config({"handlers": [], "queues": plain, **settings}, backends=backends))
+        config = build_config({"handlers": [], "queues": plain, **settings}, backends=backends)
+        if config.processes > 1 or config.recycle.is_active:
+            raise ConfigError(
+                "processes and recycle are for 'qbridge run', a bridge is in one process: start as many of your program"
+            )
+        self._set_up(registry, config)
 
     @classmethod
     def from_config(cls, registry: HandlerRegistry | None, config: Config) -> Self:
-        """Return a bridge with the settings of a YAML file; see `qbridge.load_config`."""
+        """Return a bridge with the settings of a YAML file; see `qbridge.load_config`.
+
+        `processes` and `recycle` are for `qbridge run`: here they change nothing.
+        """
         bridge = cls.__new__(cls)
         bridge._set_up(registry, config)
         return bridge

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -18,6 +19,8 @@ from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple
 
 __all__ = ["MARKER", "Lifeline", "Line", "Lines"]
+
+log = logging.getLogger(__name__)
 
 #: The environment variable that makes `qbridge run` a worker of a supervisor: `<slot>:<file descriptor>`.
 MARKER = "_QBRIDGE_WORKER"
@@ -115,12 +118,12 @@ class Lifeline:
             self._connection.sendall(Line("ended", code).encode())
 
     @asynccontextmanager
-    async def held(self, *, stop: Callable[[bool, str], None], wear: Callable[[], str | None]) -> AsyncIterator[None]:
+    async def held(self, *, stop: Callable[[bool], None], wear: Callable[[], str | None]) -> AsyncIterator[None]:
         """Heed the supervisor, and give it signs of life, until the context ends.
 
         Args:
-            stop: Called when this worker shall drain: whether handlers are cancelled at once, and the reason. May be
-                called more than once.
+            stop: Called when this worker shall drain, with whether handlers are cancelled at once. May be called more
+                than once.
             wear: Asked every second why this worker should be followed by a fresh one; None if it shouldn't.
         """
         loop = asyncio.get_running_loop()
@@ -135,7 +138,7 @@ class Lifeline:
             beating.cancel()
             loop.remove_reader(self._connection)
 
-    def _receive(self, stop: Callable[[bool, str], None]) -> None:
+    def _receive(self, stop: Callable[[bool], None]) -> None:
         try:
             received = self._connection.recv(_CHUNK)
         except BlockingIOError:
@@ -144,16 +147,21 @@ class Lifeline:
             received = b""
         if not received:
             asyncio.get_running_loop().remove_reader(self._connection)
-            stop(False, "the supervisor is gone")
+            log.warning("the supervisor is gone, draining")
+            stop(False)
             return
         self._heard += self._lines.feed(received)
         self._heed(stop)
 
-    def _heed(self, stop: Callable[[bool, str], None]) -> None:
+    def _heed(self, stop: Callable[[bool], None]) -> None:
         heard, self._heard = self._heard, []
         for line in heard:
             if line.word == "stop":
-                stop(bool(line.value), "the supervisor asks for it")
+                if line.value:
+                    log.warning("cancelling the handlers, the supervisor asks for it")
+                else:
+                    log.info("draining, the supervisor asks for it")
+                stop(bool(line.value))
 
     async def _beat(self, wear: Callable[[], str | None]) -> None:
         while True:

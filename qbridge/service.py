@@ -128,13 +128,8 @@ class Service:
         if self._lifeline is None:
             yield
             return
-
-        def stop(now: bool, reason: str) -> None:
-            log.info("draining", extra={"reason": reason, "now": now})
-            bridge.stop(now=now)
-
         wear = Wear(self._config.recycle, lambda: bridge.tasks_ended)
-        async with self._lifeline.held(stop=stop, wear=wear.reason):
+        async with self._lifeline.held(stop=lambda now: bridge.stop(now=now), wear=wear.reason):
             yield
 
     def _tell_end(self, code: ExitCode) -> None:

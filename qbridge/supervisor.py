@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic
@@ -21,7 +21,7 @@ from qbridge.errors import ConfigError
 from qbridge.logs import configure_logging
 from qbridge.service import ExitCode
 
-__all__ = ["SILENCE", "Supervisor", "needs_supervisor"]
+__all__ = ["SILENCE", "Supervisor", "needs_supervisor", "queues_of_one_process"]
 
 log = logging.getLogger(__name__)
 
@@ -59,22 +59,20 @@ class _Slot:
 
 
 def needs_supervisor(config: Config) -> bool:
-    """Return whether a service is more than one process in its life.
+    """Return whether a service is more than one process in its life."""
+    return config.processes > 1 or config.recycle.is_active
 
-    Raises:
-        ConfigError: It is, and has a queue that lives in a single process.
-    """
-    if config.processes == 1 and not config.recycle.is_active:
-        return False
-    problems = [
-        f"queues.{name}.backend is {queue.backend!r}, which keeps its messages in one process, where no other reaches "
-        "them and its end loses them: take another backend, or set processes to 1 and recycle nothing"
-        for name, queue in config.queues.items()
-        if not queue.provider.capabilities.shared
-    ]
-    if problems:
-        raise ConfigError(*problems)
-    return True
+
+def queues_of_one_process(config: Config) -> Iterator[str]:
+    """Yield what is wrong with queues that live in one process, in a service that has more."""
+    if not needs_supervisor(config):
+        return
+    for name, queue in config.queues.items():
+        if not queue.provider.capabilities.shared:
+            yield (
+                f"queues.{name}.backend is {queue.backend!r}, which keeps its messages in one process, where no other "
+                "reaches them and its end loses them: take another backend, or set processes to 1 and recycle nothing"
+            )
 
 
 class Supervisor:
@@ -227,7 +225,8 @@ class Supervisor:
         elif self._is_draining:
             self._ends.add(end)
         elif process.is_stopping:
-            log.info("worker was recycled", extra={**_identity(process), "exit_code": int(end)})
+            level = logging.INFO if end is ExitCode.OK else logging.WARNING
+            log.log(level, "worker was recycled", extra={**_identity(process), "exit_code": int(end)})
         elif self._burst:
             self._ends.add(end)
             slot.due = None
@@ -242,6 +241,9 @@ class Supervisor:
             log.error("worker died while it drained", extra=facts)
         elif process.is_stopping:
             log.error("worker died while it was recycled", extra=facts)
+        elif self._burst and not process.is_ready:  # another would die of the same, and a burst has an end
+            log.error("worker died before it was ready", extra=facts)
+            slot.due = None
         else:
             log.error("worker died, another is started", extra={**facts, "delay": self._put_off(slot, process.lived)})
 

@@ -20,6 +20,7 @@ from qbridge.discovery import missing_needs
 from qbridge.errors import ConfigError, nearest_name_hint
 from qbridge.registry import Handler, HandlerRegistry
 from qbridge.retry import RetryPolicy
+from qbridge.supervisor import queues_of_one_process
 from qbridge.units import format_duration
 
 __all__ = ["EXAMPLES", "check"]
@@ -108,6 +109,7 @@ def _problems(config: Config, registry: HandlerRegistry | None) -> Iterator[str]
                     f"queues.{name}.codec.task is {task!r}, whose handler can't be called with a payload alone: "
                     f"it takes {_signature_text(handler)}"
                 )
+    yield from queues_of_one_process(config)
     if find_spec("uvloop") is None:
         for name, loops in config.loops.items():
             if loops.implementation == "uvloop":

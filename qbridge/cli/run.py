@@ -15,7 +15,7 @@ from qbridge.config import parse_config
 from qbridge.errors import ConfigError, QBridgeError, SourceMisconfigured
 from qbridge.lifeline import Lifeline
 from qbridge.service import ExitCode, Service
-from qbridge.supervisor import Supervisor, needs_supervisor
+from qbridge.supervisor import Supervisor, needs_supervisor, queues_of_one_process
 
 __all__ = ["EXAMPLES", "run"]
 
@@ -80,6 +80,8 @@ def run(
     text = read_config_text(config)
     service_config = parse_config(text, file=str(config), overrides=overrides)
     if needs_supervisor(service_config):
+        if problems := [f"{config}: {problem}" for problem in queues_of_one_process(service_config)]:
+            raise ConfigError(*problems)
         return Supervisor(service_config, text, command=_own_command(), burst=burst).run()
     return _work(Service(service_config, read_handlers(service_config, config), burst=burst))
 
