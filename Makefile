@@ -34,6 +34,16 @@ demo: $(VENV)/.project  ## Run a worker service on a queue file, send it tasks, 
 test: $(VENV)/.tools redis-server rabbitmq-server  ## Run the tests, e.g. make test ARGS="-k retry"
 	$(RUN) -m pytest $(ARGS)
 
+# Written down only if all faults were injected and nothing was wrong.
+.PHONY: chaos
+chaos: $(VENV)/.tools redis-server rabbitmq-server  ## Inject every fault several times while tasks flow, and note what was seen
+	rm -f $(VENV)/chaos.jsonl
+	QBRIDGE_CHAOS=long QBRIDGE_CHAOS_REPORT=$(CURDIR)/$(VENV)/chaos.jsonl $(RUN) -m pytest -s tests/chaos $(ARGS)
+ifeq ($(ARGS),)
+	$(RUN) -m tests.support.chaos.report $(VENV)/chaos.jsonl docs/reference/chaos.json
+	$(RUN) docs/generate.py
+endif
+
 .PHONY: test-brokers
 test-brokers: $(VENV)/.tools redis-server rabbitmq-server  ## Run the conformance kit against current brokers too, in a chroot
 	$(RUN) .ci/test-brokers

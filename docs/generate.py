@@ -19,7 +19,8 @@ from typing import Any
 
 import typer
 import yaml
-from model_tables import SECTIONS, model_table, table  # beside this file
+from chaos_table import PAGE, page_with_table  # beside this file, as the next
+from model_tables import SECTIONS, model_table, table
 from typer.testing import CliRunner
 
 from qbridge import Backend, Capabilities, Config, ExitCode
@@ -35,8 +36,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 MARK = "<!-- Made from the code by docs/generate.py; `make docs` writes it anew. -->"
 
+REFERENCE = ROOT / "docs" / "reference"
+
 #: What `make test-brokers` noted.
-TESTED_BROKERS = ROOT / "docs" / "reference" / "tested-brokers.json"
+TESTED_BROKERS = REFERENCE / "tested-brokers.json"
 
 TESTED_INTRODUCTION = """\
 ## Tried against
@@ -99,11 +102,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write the pages, or compare them; return the exit code."""
     parser = argparse.ArgumentParser(description="Write the pages of docs/reference that are made from the code.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a page is stale")
-    parser.add_argument("--folder", type=Path, default=ROOT / "docs" / "reference", help="where the pages are")
+    parser.add_argument("--folder", type=Path, default=REFERENCE, help="where the pages are")
     given = parser.parse_args(arguments)
     stale = {}
-    for name, page in PAGES.items():
-        path, text = given.folder / name, page()
+    pages = {given.folder / name: page for name, page in PAGES.items()}
+    if given.folder == REFERENCE:
+        pages[PAGE] = page_with_table  # a page written by hand, but for its table
+    for path, page in pages.items():
+        text = page()
         if not path.is_file() or path.read_text("utf-8") != text:
             stale[path] = text
     for path, text in stale.items():

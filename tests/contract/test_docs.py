@@ -35,6 +35,7 @@ NOT_RUN = {
     "make install        # .venv with the project and its tools, at the versions of constraints.txt": "the same",
     "make check          # all that a commit must pass": "runs this test",
     "make test": "runs this test",
+    "make chaos": "the long form of tests/chaos",
     "make demo": "CI runs it as a step of its own",
     "pip install .": "changes the environment in which this test runs",
     'pip install ".[redis]"': "the same",

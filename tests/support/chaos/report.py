@@ -87,7 +87,7 @@ def summed(lines: Iterable[dict[str, Any]]) -> dict[str, Any]:
         "messages": sum(line["messages"] for line in campaigns),
         "runs": sum(line["runs"] for line in campaigns),
         "injections": sum(len(line["faults"]) for line in campaigns),
-        "rows": [_sum_of(*key, injected) for key, injected in rows.items()],
+        "rows": [_sum_of(*key, rows[key]) for key in sorted(rows, key=lambda key: (key[1], key[2], key[0]))],
     }
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 from qbridge import ExitCode
 from tests.support.chaos import failpoints
@@ -58,11 +60,16 @@ def _freeze(campaign: Campaign, incident: Incident) -> None:
     worker = campaign.pick()
     incident.processes.add(worker.pid)
     incident.aftermath = LEASE
-    campaign.wait(lambda: len(campaign.running_in(worker.pid)) > 1, "the worker runs several tasks")
-    incident.began = time.monotonic()
-    worker.signal(signal.SIGSTOP)
+    held: set[str] = set()
+    while not held:
+        campaign.wait(lambda: len(campaign.running_in(worker.pid)) > 1, "the worker runs several tasks")
+        incident.began = time.monotonic()
+        worker.signal(signal.SIGSTOP)
+        if not _holds_the_file(campaign):  # nobody could take over anything then
+            held = campaign.running_in(worker.pid)
+        if not held:
+            worker.signal(signal.SIGCONT)
     try:
-        held = campaign.running_in(worker.pid)
         campaign.wait(
             lambda: any(
                 entry.message_id in held and entry.at > incident.began and entry.process != worker.pid
@@ -77,12 +84,23 @@ def _freeze(campaign: Campaign, incident: Incident) -> None:
     campaign.wait(lambda: _has_lost(worker), "the frozen worker finds out what it has lost", _REACHED)
     thawed_at = incident.over_at or 0.0
     campaign.wait(
-        lambda: any(
-            e.process == worker.pid and e.kind == "start" and e.at > thawed_at for e in campaign.ledger.entries
-        ),
+        lambda: any(entry.process == worker.pid and entry.at > thawed_at for entry in _starts(campaign)),
         "the worker that was frozen runs new tasks",
     )
     campaign.workers.append(campaign.workers.pop(campaign.workers.index(worker)))  # another one is the next
+
+
+def _holds_the_file(campaign: Campaign) -> bool:
+    """Return whether somebody keeps the lock of an SQLite file for longer than a transaction takes."""
+    if campaign.broker.path is None:
+        return False
+    with closing(sqlite3.connect(campaign.broker.path, timeout=1.0, isolation_level=None)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+        except sqlite3.OperationalError:
+            return True
+    return False
 
 
 def _starts(campaign: Campaign) -> Iterator[Entry]:
