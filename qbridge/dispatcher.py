@@ -17,10 +17,12 @@ from qbridge.events import EventHub, LeaseLost
 from qbridge.execution import CancelReason, Job
 from qbridge.intake import RECEIVE_WAIT, Intake
 from qbridge.journal import ending, finished_event, identity, log_failure
-from qbridge.loops import LoopGroup
+from qbridge.loops import LoopGroup, LoopThread
 from qbridge.registry import HandlerRegistry
 from qbridge.retry import RetryPolicy
 from qbridge.source import Action, Delivery
+from qbridge.stacks import Sight
+from qbridge.takeover import heir_of
 
 __all__ = ["Dispatcher", "DrainReport"]
 
@@ -220,6 +222,29 @@ class Dispatcher:
                 self._events.emit(finished_event(job))
         self._advance()
 
+    def redeal(self, thread: LoopThread) -> None:
+        """Deal anew what a loop thread has not received (`Keeper.redeal`)."""
+        self._requeue(thread.recall())
+        self._advance()
+
+    def give_up(self, thread: LoopThread, sight: Sight, seconds: float) -> None:
+        """Settle what a loop thread has that is given up, and deal anew what it has not received (`Keeper.give_up`)."""
+        unreceived, ended = thread.fence()
+        self._requeue(unreceived)
+        self.on_ended(ended)
+        left = [job for intake in self._routes for job in intake.running_jobs() if job.thread is thread]
+        thread.in_flight = len(left)  # and no job whose lease was lost: nobody hears of its end
+        heirs = [heir_of(job, sight, seconds, lambda heir: self.on_ended([heir])) for job in left]
+        for job, heir in zip(left, heirs, strict=True):
+            heir.owner.hold(heir.delivery, heir)
+            self._alone = heir if job is self._alone else self._alone
+        self.on_ended([heir for heir in heirs if heir.ended_at])
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether nothing more is started (`Keeper.is_draining`)."""
+        return self._draining
+
     async def drain(
         self, *, grace: float, cancel_grace: float, flush: float, hurry: asyncio.Event | None = None
     ) -> DrainReport:
@@ -302,6 +327,23 @@ class Dispatcher:
         lane = self._routes[job.owner][1]
         if not lane.group.submit([job]):
             self._suspect, self._alone = None, job
+
+    def _requeue(self, jobs: Sequence[Job]) -> None:
+        """Let jobs that one loop thread has not received wait for their turn again, before those that came later."""
+        for job in jobs:
+            job.thread = None
+        held = [job for job in jobs if job.owner.holds(job.delivery)]
+        if self._draining:
+            for job in held:
+                self._settle_unstarted(job)
+        elif self._is_quarantined:
+            for job in held:
+                if job is self._alone:
+                    self._suspect, self._alone = job, None
+                else:
+                    self._put_back(job)
+        elif held:
+            self._routes[held[0].owner][1].pending.extendleft(reversed(held))
 
     def _put_back(self, job: Job) -> None:
         if job.cancel_reason is CancelReason.LEASE_LOST:

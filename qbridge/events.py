@@ -15,6 +15,9 @@ __all__ = [
     "Event",
     "EventHub",
     "LeaseLost",
+    "LoopBlocked",
+    "LoopFreed",
+    "LoopReplaced",
     "SourceLost",
     "SourceReady",
     "TaskFinished",
@@ -65,6 +68,48 @@ class LeaseLost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LoopBlocked:
+    """A loop gives no sign of life: a handler blocks it. Told once for each block.
+
+    Attributes:
+        loop_thread: The loop thread's name.
+        queue: The queue whose message the handler has; "" if it isn't known which one blocks.
+        task: The handler's name, or "".
+        message_id: The message's id, or "".
+        seconds: For how long it has been blocked.
+    """
+
+    loop_thread: str
+    queue: str
+    task: str
+    message_id: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopFreed:
+    """A loop that was told to be blocked turns again, after `seconds`."""
+
+    loop_thread: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopReplaced:
+    """A loop thread was given up that had been blocked for too long; what blocked it has failed.
+
+    Attributes:
+        loop_thread: The loop thread's name.
+        successor: The name of the one that has taken over; "" if there is none, as the worker drains.
+        seconds: For how long it had been blocked.
+    """
+
+    loop_thread: str
+    successor: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SourceLost:
     """A queue's broker can't be reached; the worker tries again after `delay` seconds, without limit."""
 
@@ -91,7 +136,7 @@ class WorkerDrained:
 
 
 #: What a listener of an `EventHub` gets: one of these.
-Event = TaskFinished | LeaseLost | SourceLost | SourceReady | WorkerDrained
+Event = TaskFinished | LeaseLost | LoopBlocked | LoopFreed | LoopReplaced | SourceLost | SourceReady | WorkerDrained
 
 
 class EventHub:

@@ -12,12 +12,14 @@ import contextlib
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future
 from time import monotonic
-from typing import Literal
+from typing import Any, Literal
 
 from qbridge.errors import BridgeStateError, ConfigError
 from qbridge.execution import CancelReason, Executor, Job, WorkerThreads
 from qbridge.mailbox import Mailbox
+from qbridge.stacks import Sight, look
 
 __all__ = ["LoopGroup", "LoopImplementation", "LoopThread", "new_loop"]
 
@@ -81,9 +83,16 @@ class LoopThread:
         self.in_flight = 0
         #: Monotonic seconds of the loop's last sign of life.
         self.last_beat = monotonic()
+        #: Whether it is known to be blocked; kept by the watchdog. It gets no jobs then.
+        self.is_blocked = False
+        #: Whether it was given up: what it hands back from then on is dropped.
+        self.is_fenced = False
+        #: Whether it was told to end.
+        self.is_closing = False
         self._home = asyncio.get_running_loop()
+        self._on_ended = on_ended
         self._loop = new_loop(implementation)
-        self._outbox: Mailbox[Job] = Mailbox(self._home, on_ended)
+        self._outbox: Mailbox[Job] = Mailbox(self._home, self._hand_back)
         self._executor = Executor(
             self._loop, name=name, worker_threads=worker_threads, send=send, on_end=self._outbox.put
         )
@@ -99,7 +108,7 @@ class LoopThread:
     @property
     def free(self) -> int:
         """How many more jobs it may be handed."""
-        return self.concurrency - self.in_flight
+        return 0 if self.is_blocked else self.concurrency - self.in_flight
 
     @property
     def is_alive(self) -> bool:
@@ -145,19 +154,46 @@ class LoopThread:
         """Cancel every job on the loop for a reason."""
         self._call(self._executor.cancel_all, reason)
 
+    def look(self) -> Sight:
+        """Look at what the thread does just now; worth something only while its loop is blocked."""
+        return look(self._thread.ident, self._loop, list(self._executor.running))
+
+    def call_of(self, job: Job) -> Future[Any] | None:
+        """Return what was handed to a worker thread for a job whose handler is a plain function, until it has ended."""
+        return self._executor.calls.get(job)
+
+    def fence(self) -> tuple[list[Job], list[Job]]:
+        """Give the thread up, as its loop is blocked: it gets no jobs and hands none back from here on.
+
+        If its loop ever turns again all its handlers are cancelled, and the thread ends.
+
+        Returns:
+            The jobs that the loop has not received, and those that have ended and were not handed back yet.
+        """
+        self.is_fenced = self.is_closing = True
+        unreceived, ended = self._inbox.close(), self._outbox.recall()
+        self.cancel_all(CancelReason.LEASE_LOST)
+        self._call(self._end)
+        self._executor.dismiss()
+        self._side_threads.shutdown(wait=False, cancel_futures=True)
+        return unreceived, ended
+
     async def stop(self, timeout: float) -> bool:
         """Accept no more jobs, end the loop and its thread; what still runs is cut off.
 
-        May be called twice, and before `start`.
+        May be called twice, and before `start`. A thread that was given up is not waited for.
 
         Returns:
             Whether the thread has ended within `timeout` seconds. If not, it is left behind: it is wedged.
         """
+        self.is_closing = True
         self._inbox.close()
         if self._thread.ident is None:
             self._loop.close()
             return True
         self._call(self._end)
+        if self.is_fenced:
+            return not self._thread.is_alive()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._ended.wait()
@@ -165,6 +201,10 @@ class LoopThread:
             # All that is left of it is the return from _main.
             self._thread.join(timeout)
         return not self._thread.is_alive()
+
+    def _hand_back(self, jobs: list[Job]) -> None:
+        if not self.is_fenced:
+            self._on_ended(jobs)
 
     def _call(self, function: Callable[..., object], *args: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nothing runs there any more
@@ -226,11 +266,17 @@ class LoopGroup:
     Args:
         name: The group's name; its threads are called `<name>-0`, `<name>-1`, ….
         threads: Its loop threads.
+        make: Makes a further one of a name, unstarted; None if none can take over from one that is blocked.
     """
 
-    def __init__(self, name: str, threads: Sequence[LoopThread]) -> None:
+    def __init__(
+        self, name: str, threads: Sequence[LoopThread], *, make: Callable[[str], LoopThread] | None = None
+    ) -> None:
         self.name = name
         self.threads = tuple(threads)
+        self._make = make
+        self._made = len(self.threads)
+        self._fenced: list[LoopThread] = []
 
     @property
     def capacity(self) -> int:
@@ -239,13 +285,33 @@ class LoopGroup:
 
     @property
     def in_flight(self) -> int:
-        """How many jobs are on its loops."""
-        return sum(thread.in_flight for thread in self.threads)
+        """How many jobs are on its loops, and in worker threads of those that were given up."""
+        return sum(thread.in_flight for thread in self.threads) + sum(thread.in_flight for thread in self._fenced)
 
     @property
     def free(self) -> int:
         """How many more jobs can start now."""
         return sum(max(thread.free, 0) for thread in self.threads)
+
+    @property
+    def fenced(self) -> tuple[LoopThread, ...]:
+        """The loop threads that were given up and have not ended, or a plain function of theirs has not."""
+        self._fenced = [thread for thread in self._fenced if thread.is_wedged or thread.in_flight]
+        return tuple(self._fenced)
+
+    def make_thread(self) -> LoopThread | None:
+        """Make a further loop thread, of the next name; it is no part of the group until it takes over."""
+        if self._make is None:
+            return None
+        thread = self._make(f"{self.name}-{self._made}")
+        self._made += 1
+        return thread
+
+    def replace(self, thread: LoopThread, successor: LoopThread | None) -> None:
+        """Take a loop thread out of the group, and a started one in for it."""
+        place = self.threads.index(thread)
+        self.threads = self.threads[:place] + (() if successor is None else (successor,)) + self.threads[place + 1 :]
+        self._fenced.append(thread)
 
     def submit(self, jobs: Sequence[Job]) -> Sequence[Job]:
         """Deal jobs to the threads, the least loaded first, in order; return those for which there was no room."""

@@ -9,7 +9,7 @@ from time import monotonic
 from typing import Any
 
 from qbridge.admission import Route
-from qbridge.config import Config
+from qbridge.config import Config, LoopConfig
 from qbridge.dispatcher import Dispatcher, DrainReport
 from qbridge.errors import SourceError
 from qbridge.events import EventHub, WorkerDrained
@@ -18,6 +18,7 @@ from qbridge.intake import RECEIVE_WAIT, Intake
 from qbridge.loops import LoopGroup, LoopThread
 from qbridge.registry import HandlerRegistry
 from qbridge.source import QueueSource
+from qbridge.watchdog import LoopHealth, LoopLimits, Watchdog
 
 __all__ = ["Worker"]
 
@@ -60,7 +61,8 @@ class Worker:
         self._stopping = asyncio.Event()
         self._hurrying = asyncio.Event()
         self._dispatcher: Dispatcher | None = None
-        self._threads: list[LoopThread] = []
+        self._groups: list[LoopGroup] = []
+        self._watchdog: Watchdog | None = None
         self._intakes: list[Intake] = []
 
     def stop(self, *, now: bool = False) -> None:
@@ -68,6 +70,16 @@ class Worker:
         self._stopping.set()
         if now:
             self._hurrying.set()
+
+    @property
+    def loop_health(self) -> LoopHealth:
+        """How the loops are; see `QBridge.loop_health`."""
+        return LoopHealth() if self._watchdog is None else self._watchdog.health
+
+    @property
+    def _threads(self) -> list[LoopThread]:
+        """The loop threads, and those that were given up and have not ended."""
+        return [thread for group in self._groups for thread in (*group.threads, *group.fenced)]
 
     @property
     def is_wedged(self) -> bool:
@@ -83,9 +95,13 @@ class Worker:
         """Run until stopped, cancelled, or in burst mode until the queues are empty; drain; see `QBridge.run`."""
         dispatcher = self._dispatcher = self._build(_BURST_WAIT if burst else RECEIVE_WAIT)
         lives: list[asyncio.Task[None]] = []
+        watching: asyncio.Task[None] | None = None
         try:
             for thread in self._threads:
                 await thread.start()
+            if self._watchdog is not None:
+                watching = asyncio.create_task(self._watchdog.run(), name="watchdog")
+                watching.add_done_callback(_tell_fault)
             lives = [asyncio.create_task(intake.run(), name=f"intake {intake.queue}") for intake in self._intakes]
             ends: list[asyncio.Task[Any]] = [asyncio.create_task(self._stopping.wait())]
             if burst:
@@ -105,6 +121,8 @@ class Worker:
                 except asyncio.CancelledError as exc:
                     cancelled = exc
                     self.stop(now=True)
+            if watching is not None:
+                watching.cancel()
             self.ended.set()
             report = winding_up.result()
         if cancelled is not None:
@@ -115,24 +133,8 @@ class Worker:
         return report
 
     def _build(self, receive_wait: float) -> Dispatcher:
-        groups = {
-            name: LoopGroup(
-                name,
-                [
-                    LoopThread(
-                        f"{name}-{index}",
-                        concurrency=settings.concurrency,
-                        worker_threads=settings.worker_threads,
-                        implementation=settings.implementation,
-                        send=self._send,
-                        on_ended=self._on_ended,
-                    )
-                    for index in range(settings.threads)
-                ],
-            )
-            for name, settings in self._config.loops.items()
-        }
-        self._threads = [thread for group in groups.values() for thread in group.threads]
+        groups = {name: self._new_group(name, settings) for name, settings in self._config.loops.items()}
+        self._groups = list(groups.values())
         dispatcher = Dispatcher(
             self._registry,
             groups,
@@ -141,6 +143,11 @@ class Worker:
             events=self._events,
             receive_wait=receive_wait,
         )
+        limits = {
+            groups[name]: LoopLimits(blocked_after=settings.blocked_after, replace_after=settings.replace_after)
+            for name, settings in self._config.loops.items()
+        }
+        self._watchdog = Watchdog(limits, keeper=dispatcher, events=self._events)
         for name, settings in self._config.queues.items():
             intake = Intake(name, self._new_source(name), consumer=dispatcher, events=self._events)
             route = Route(
@@ -152,6 +159,19 @@ class Worker:
             dispatcher.add(intake, route)
             self._intakes.append(intake)
         return dispatcher
+
+    def _new_group(self, name: str, settings: LoopConfig) -> LoopGroup:
+        def make(thread_name: str) -> LoopThread:
+            return LoopThread(
+                thread_name,
+                concurrency=settings.concurrency,
+                worker_threads=settings.worker_threads,
+                implementation=settings.implementation,
+                send=self._send,
+                on_ended=self._on_ended,
+            )
+
+        return LoopGroup(name, [make(f"{name}-{index}") for index in range(settings.threads)], make=make)
 
     def _on_ended(self, jobs: list[Job]) -> None:
         if self._dispatcher is not None:
@@ -201,3 +221,8 @@ class Worker:
                 WorkerDrained(finished=report.finished, released=report.released, abandoned=report.abandoned)
             )
         return report
+
+
+def _tell_fault(watching: asyncio.Task[None]) -> None:
+    if not watching.cancelled() and (fault := watching.exception()) is not None:
+        log.error("the watchdog has failed, blocked loops are not seen any more", exc_info=fault)

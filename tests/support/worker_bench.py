@@ -16,6 +16,7 @@ from qbridge.events import Event, EventHub, TaskFinished
 from qbridge.execution import Job
 from qbridge.intake import Intake
 from qbridge.loops import LoopGroup, LoopThread
+from qbridge.watchdog import LoopLimits, Watchdog
 from qbridge_memory import MemoryBroker, MemorySource
 from tests.support.jobs import no_send
 from tests.support.scripted_source import ScriptedSource
@@ -38,6 +39,7 @@ class WorkerBench:
         receive_wait: Seconds that a claim waits for a message.
         clock: Tells the broker's time: what leases and delays are measured by.
         broker: Where its queues are; None makes a broker on that clock.
+        limits: What its loops are held to; None watches over none of them.
     """
 
     def __init__(
@@ -50,26 +52,20 @@ class WorkerBench:
         receive_wait: float = 0.2,
         clock: Callable[[], float] = monotonic,
         broker: MemoryBroker | None = None,
+        limits: LoopLimits | None = None,
     ) -> None:
         self.watch = Watch()
         self.broker = broker if broker is not None else MemoryBroker(clock=clock)
         self.told: list[Event] = []
         self.hub = EventHub()
         self.hub.subscribe(self._on_event)
-        self.threads = [
-            LoopThread(
-                f"default-{index}",
-                concurrency=concurrency,
-                worker_threads=4,
-                implementation="asyncio",
-                send=no_send,
-                on_ended=self._on_ended,
-            )
-            for index in range(threads)
-        ]
+        self._concurrency = concurrency
+        self.threads: list[LoopThread] = []
+        first = [self._make_thread(f"default-{index}") for index in range(threads)]
+        self.group = LoopGroup("default", first, make=self._make_thread)
         self.dispatcher = Dispatcher(
             registry,
-            {"default": LoopGroup("default", self.threads)},
+            {"default": self.group},
             retry=QUICK,
             max_crashes=max_crashes,
             events=self.hub,
@@ -78,6 +74,9 @@ class WorkerBench:
         self.sources: dict[str, ScriptedSource] = {}
         self.intakes: dict[str, Intake] = {}
         self.lives: dict[str, asyncio.Task[None]] = {}
+        watched = {} if limits is None else {self.group: limits}
+        self.watchdog = Watchdog(watched, keeper=self.dispatcher, events=self.hub)
+        self._watching: asyncio.Task[None] | None = None
         self._producers: dict[str, MemorySource] = {}
         self._is_drained = False
 
@@ -110,6 +109,7 @@ class WorkerBench:
         """Begin to work."""
         for thread in self.threads:
             await thread.start()
+        self._watching = asyncio.create_task(self.watchdog.run(), name="watchdog")
         for name, intake in self.intakes.items():
             self.lives[name] = asyncio.create_task(intake.run(), name=f"intake {name}")
 
@@ -165,10 +165,25 @@ class WorkerBench:
         if self.lives:
             _, late = await asyncio.wait(self.lives.values(), timeout=PATIENCE)
             assert not late, f"intakes did not end: {late}"
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
         for thread in self.threads:
-            assert await thread.stop(PATIENCE), f"{thread.name} did not end"
+            assert await thread.stop(PATIENCE) or thread.is_fenced, f"{thread.name} did not end"
         for producer in self._producers.values():
             await producer.close()
+
+    def _make_thread(self, name: str) -> LoopThread:
+        thread = LoopThread(
+            name,
+            concurrency=self._concurrency,
+            worker_threads=4,
+            implementation="asyncio",
+            send=no_send,
+            on_ended=self._on_ended,
+        )
+        self.threads.append(thread)
+        return thread
 
     def _on_event(self, event: Event) -> None:
         self.told.append(event)
