@@ -181,14 +181,14 @@ def _explain(
     for number, run in enumerate(runs[1:], start=1):
         started_at = run.entry.at
         for earlier in reversed(range(number)):  # the run right before it is the likeliest reason
+            if failures[earlier] <= started_at:  # had it been hit as well, it would be run once more than that
+                verdict.retries += 1
+                failures[earlier] = math.inf
+                break
             hit = hits[earlier]
             if hit is not None and hit.began <= started_at:
                 verdict.repeats.append(Repeat(message_id, started_at, hit))
                 hits[earlier] = None
-                break
-            if failures[earlier] <= started_at:
-                verdict.retries += 1
-                failures[earlier] = math.inf
                 break
         else:
             what = f"run {number + 1}, in process {run.entry.process} (attempt {run.entry.attempt}), has no reason"
