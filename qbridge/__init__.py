@@ -30,7 +30,18 @@ from qbridge.errors import (
     UnknownTaskError,
     UnsignedMessageError,
 )
-from qbridge.events import Event, EventHub, LeaseLost, SourceLost, SourceReady, TaskFinished, WorkerDrained
+from qbridge.events import (
+    Event,
+    EventHub,
+    LeaseLost,
+    LoopBlocked,
+    LoopFreed,
+    LoopReplaced,
+    SourceLost,
+    SourceReady,
+    TaskFinished,
+    WorkerDrained,
+)
 from qbridge.loading import load_handlers
 from qbridge.message import TaskMessage
 from qbridge.registry import Handler, HandlerRegistry, TaskContext
@@ -51,6 +62,7 @@ from qbridge.source import (
     Settlement,
 )
 from qbridge.units import Duration, Size
+from qbridge.watchdog import BlockedLoop, LoopHealth
 
 __all__ = [
     "MAX_ERRORS_KEPT",
@@ -59,6 +71,7 @@ __all__ = [
     "Backend",
     "BackendNotFoundError",
     "BackendOptions",
+    "BlockedLoop",
     "BlockingSource",
     "BridgeStateError",
     "Capabilities",
@@ -76,6 +89,10 @@ __all__ = [
     "HandlerRegistry",
     "InvalidArgumentsError",
     "LeaseLost",
+    "LoopBlocked",
+    "LoopFreed",
+    "LoopHealth",
+    "LoopReplaced",
     "MessageError",
     "MessageTooLargeError",
     "Outgoing",

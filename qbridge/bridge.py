@@ -19,6 +19,7 @@ from qbridge.registry import HandlerRegistry
 from qbridge.sender import Sender
 from qbridge.source import QueueSource
 from qbridge.units import format_duration
+from qbridge.watchdog import LoopHealth
 from qbridge.worker import Worker
 
 __all__ = ["QBridge"]
@@ -224,6 +225,11 @@ class QBridge:
     def tasks_ended(self) -> int:
         """How many tasks have ended in this process since `run` was called, well or not."""
         return 0 if self._worker is None else self._worker.tasks_ended
+
+    @property
+    def loop_health(self) -> LoopHealth:
+        """Which loops of the worker are blocked, and what has happened to them; on the bridge's own loop."""
+        return LoopHealth() if self._worker is None else self._worker.loop_health
 
     def _stop(self, now: bool) -> None:
         self._stop_asked = True

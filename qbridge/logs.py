@@ -59,8 +59,9 @@ class _ConsoleFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S.%f")[:-3]
-        # Values may be anybody's text: one event stays one line, but for the traceback, which is set in below it.
+        # Values may be anybody's text: one event stays one line, but for a traceback or stack, set in below it.
         values = {key: str(value) for key, value in _extras(record).items()}
+        stack = values.pop("stack", "")
         error, _, trace = values.get("error", "").partition("\n")
         if error:
             values["error"] = error
@@ -68,7 +69,7 @@ class _ConsoleFormatter(logging.Formatter):
         pairs = "".join(f" {key}={_quoted(value)}" for key, value in values.items())
         if record.exc_info:
             trace = self.formatException(record.exc_info)
-        below = "".join(f"\n  {_printable(line)}" for part in (more, trace) if part for line in part.split("\n"))
+        below = "".join(f"\n  {_printable(line)}" for part in (more, trace, stack) if part for line in part.split("\n"))
         return f"{time} {record.levelname.lower():7} {self._origin}{_printable(message)}{pairs}{below}"
 
 

@@ -15,6 +15,7 @@ from types import FrameType
 from qbridge.bridge import QBridge
 from qbridge.config import Config
 from qbridge.dispatcher import DrainReport
+from qbridge.dumps import stack_dumps
 from qbridge.errors import SourceMisconfigured
 from qbridge.lifeline import Lifeline
 from qbridge.logs import configure_logging
@@ -108,7 +109,9 @@ class Service:
 
     async def _main(self) -> tuple[ExitCode, bool]:
         async with QBridge.from_config(self._registry, self._config) as bridge:
-            with self._handled_signals(bridge, asyncio.get_running_loop()):
+            blocked_after = min(loops.blocked_after for loops in self._config.loops.values())
+            loop = asyncio.get_running_loop()
+            with self._handled_signals(bridge, loop), stack_dumps(blocked_after, loop):
                 log.info(
                     "worker started",
                     extra={

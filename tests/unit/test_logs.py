@@ -113,6 +113,20 @@ def test_an_exception_is_told_with_its_traceback(capsys: pytest.CaptureFixture[s
     assert ["  ValueError: no", "  luck"] == logged[-2:]
 
 
+def test_a_stack_stands_below_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """What a blocked thread was doing is read line by line, and can't pass for an event."""
+    configure_logging("info", "console")
+    log.warning("blocked", extra={"stack": "  File x\n12:00:00.000 info    all is well", "queue": "orders"})
+    log.info("not blocked", extra={"stack": ""})
+
+    assert [
+        "warning blocked queue=orders",
+        "    File x",
+        "  12:00:00.000 info    all is well",
+        "info    not blocked",
+    ] == lines(capsys)
+
+
 def test_json_has_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     """Each event is an object with time, level, logger, message and its values, whatever characters they hold."""
     configure_logging("info", "json")
