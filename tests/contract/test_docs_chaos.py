@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -34,10 +33,3 @@ def test_the_noted_run_has_found_nothing_wrong() -> None:
     assert noted["rows"]
     assert [] == [row for row in noted["rows"] if not row["injections"] or any(row[kind] for kind in wrong)]
     assert noted["injections"] == sum(row["injections"] for row in noted["rows"])
-
-
-def test_the_page_names_the_command() -> None:
-    """Whoever reads the table can make it."""
-    page = (DOCS / "concepts" / "reliability.md").read_text("utf-8")
-
-    assert re.search(r"^make chaos\b", page, re.M)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from qbridge import QBridge, SourceError, TaskMessage
+from tests.support.chaos.brokers import LEASE
 from tests.support.chaos.sendings import SendingWriter
 from tests.support.run_ledger import Ledger
 
@@ -56,6 +57,8 @@ def producing(folder: Path, queue: Mapping[str, Any], ahead: int) -> Iterator[su
 def _task() -> tuple[TaskMessage, float]:
     """Return a message, and the delay to send it with."""
     draw = random.random()
+    if draw < 0.006:  # longer than a lease: it must be renewed
+        return TaskMessage(task="work_long", args=[1.3 * LEASE]), 0.0
     if draw < 0.08:
         return TaskMessage(task="work_long", args=[random.choice((0.3, 0.6))]), 0.0
     if draw < 0.18:
