@@ -143,9 +143,13 @@ class Service:
     def _handled_signals(self, bridge: QBridge, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
         # signal.signal, not loop.add_signal_handler: it still runs when the loop is blocked.
         def on_signal(number: int, frame: FrameType | None) -> None:
-            # A supervisor counts for all its workers. Theirs are the same signals once more, when a terminal or
-            # systemd sends them to every process.
-            self._signals = 1 if self._lifeline is not None else self._signals + 1
+            if self._lifeline is not None:
+                # The supervisor counts for all its workers. What comes here is the same signal once more, as from
+                # systemd, which sends it to every process of a service; or somebody means this worker alone.
+                bridge.stop()
+                loop.call_soon_threadsafe(_log_own_signal, number)
+                return
+            self._signals += 1
             if self._signals >= 3:
                 os._exit(128 + number)
             bridge.stop(now=self._signals == 2)
@@ -157,6 +161,10 @@ class Service:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+
+def _log_own_signal(number: int) -> None:
+    log.info("draining, this worker was signalled itself", extra={"signal": signal.Signals(number).name})
 
 
 def _log_signal(number: int, count: int) -> None:

@@ -6,7 +6,8 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
+from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -151,7 +152,7 @@ def test_a_crash_loop_slows_down_and_goes_on(service: ServiceFolder) -> None:
 
     assert {1, 2} == deaths.keys()
     for in_slot in deaths.values():
-        for index, (death, following) in enumerate(zip(in_slot, in_slot[1:], strict=False)):
+        for index, (death, following) in enumerate(pairwise(in_slot)):
             assert "9" == death["exit"]
             assert 0.25 * 2**index <= death["delay"] <= 0.5 * 2**index
             assert following["at"] - death["at"] >= death["delay"]
@@ -218,9 +219,9 @@ def test_a_worker_follows_one_that_was_told_to_end(service: ServiceFolder) -> No
     assert ExitCode.OK == code
 
 
-def deaths_by_slot(supervisor: Supervised) -> dict[int, list[dict[str, float | str]]]:
+def deaths_by_slot(supervisor: Supervised) -> dict[int, list[dict[str, Any]]]:
     """Return the deaths that were logged, by slot, each with the second in which it was."""
-    deaths: defaultdict[int, list[dict[str, float | str]]] = defaultdict(list)
+    deaths: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
     for entry in supervisor.events("worker died, another is started"):
         deaths[entry["worker"]].append({**entry, "at": datetime.fromisoformat(entry["time"]).timestamp()})
     return deaths

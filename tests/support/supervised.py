@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,15 @@ class Supervised(WorkerProcess):
         return [int(entry["pid"]) for entry in self.wait_for_events("worker started", count)]
 
     def wait_until_gone(self, process: int) -> None:
-        """Wait until a process has ended."""
-        self.wait_for(lambda _: not is_alive(process), PATIENCE)
+        """Wait until a process has ended, though the supervisor may have ended before."""
+        self.wait_until(lambda: not is_alive(process))
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Wait until something is true, though the supervisor may have ended."""
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < deadline, f"that took too long; log: {self.log}"
+            time.sleep(0.01)
 
     def terminate(self) -> None:
         """Let the service drain."""

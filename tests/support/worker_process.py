@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 __all__ = ["WorkerProcess"]
 
@@ -46,7 +47,7 @@ class WorkerProcess:
         #: What it has logged, line by line.
         self.log: list[str] = []
 
-    def __enter__(self) -> WorkerProcess:
+    def __enter__(self) -> Self:
         self._process = subprocess.Popen(
             self._command,
             cwd=self._folder,
