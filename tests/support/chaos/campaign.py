@@ -29,8 +29,8 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -240,6 +240,29 @@ class Campaign:
         asyncio.run(sending())
         self._writer.accept(ids)
         return ids
+
+    @contextmanager
+    def producer_held(self) -> Iterator[None]:
+        """Let the producer send nothing meanwhile; a send that is under way still ends."""
+        hold = self.folder / "hold"
+        hold.touch()
+        try:
+            yield
+        finally:
+            hold.unlink()
+
+    def wait_until_empty(self) -> None:
+        """Wait until nothing is on the broker; for a campaign whose producer is held.
+
+        Raises:
+            AssertionError: It takes too long.
+        """
+        deadline = time.monotonic() + PATIENCE
+        looks = 0
+        while looks < 2:  # as a send may be under way at the first one
+            assert time.monotonic() < deadline, f"the broker is not empty within {PATIENCE:g} s\n{self._tell()}"
+            looks = looks + 1 if self._is_all_done() else 0
+            time.sleep(0.1)
 
     def wait(self, enough: Callable[[], object], what: str, timeout: float = PATIENCE) -> None:
         """Wait until something is true; the books are read before each look.

@@ -2,8 +2,9 @@
 
     python -m tests.support.chaos.producer '{"backend": "sqlite", …}' AHEAD
 
-It stays a little ahead of the handlers, as their ledger in the working directory tells, and ends when there is a file
-`stop`. When the outcome of a send is unknown it doesn't repeat it: such messages are *attempted*, not *accepted*.
+It stays a little ahead of the handlers, as their ledger in the working directory tells, sends nothing while there is a
+file `hold`, and ends when there is a file `stop`. When the outcome of a send is unknown it doesn't repeat it: such
+messages are *attempted*, not *accepted*.
 """
 
 from __future__ import annotations
@@ -73,13 +74,13 @@ def _task() -> tuple[TaskMessage, float]:
 async def _produce(queue: Mapping[str, Any], ahead: int) -> None:
     ledger, book = Ledger(Path()), SendingWriter(Path())
     waiting: set[str] = set()
-    seen, stop = 0, Path("stop")
+    seen, stop, hold = 0, Path("stop"), Path("hold")
     async with QBridge(queues={"default": queue}) as bridge:
         while not stop.exists():  # noqa: ASYNC240  # a look at a local folder
             entries = ledger.read().entries
             waiting.difference_update(entry.message_id for entry in entries[seen:] if entry.kind == "end")
             seen = len(entries)
-            if len(waiting) >= ahead:
+            if len(waiting) >= ahead or hold.exists():  # noqa: ASYNC240  # a look at a local folder
                 await asyncio.sleep(PAUSE)
                 continue
             by_delay: dict[float, list[TaskMessage]] = {}
