@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,13 +17,16 @@ from qbridge.errors import BridgeStateError, ConfigError, UnknownQueueError
 from qbridge.events import EventHub
 from qbridge.message import TaskMessage
 from qbridge.registry import HandlerRegistry
-from qbridge.sender import Sender
+from qbridge.sender import SEND_TIMEOUT, Sender
 from qbridge.source import QueueSource
 from qbridge.units import format_duration
 from qbridge.watchdog import LoopHealth
 from qbridge.worker import Worker
 
 __all__ = ["QBridge"]
+
+#: Seconds that closing a sender may take when its worker has used up the time to leave.
+_LAST_CLOSE = 0.2
 
 
 class QBridge:
@@ -112,7 +116,10 @@ class QBridge:
             self._worker.stop()
             await self._worker.ended.wait()
         senders, self._senders = self._senders, {}
-        await asyncio.gather(*(sender.close() for sender in senders.values()))
+        timeout = SEND_TIMEOUT
+        if self._worker is not None:  # no handler is left that sends, and a dead broker must not hold the process
+            timeout = max(_LAST_CLOSE, self._worker.leave_at - monotonic())
+        await asyncio.gather(*(sender.close(timeout) for sender in senders.values()))
 
     async def send(
         self,

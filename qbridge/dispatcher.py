@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from time import monotonic
 
 from qbridge.admission import Admission, Route
-from qbridge.events import EventHub, LeaseLost
-from qbridge.execution import CancelReason, Job
+from qbridge.calls import any_within
+from qbridge.draining import DrainReport, DrainTally
+from qbridge.events import EventHub, LeaseLost, TimeoutIgnored
+from qbridge.execution import CancelReason, Job, failed
 from qbridge.intake import RECEIVE_WAIT, Intake
 from qbridge.journal import ending, finished_event, identity, log_failure
+from qbridge.lanes import Feed, Lane
+from qbridge.lingering import Lingering, overdue
 from qbridge.loops import LoopGroup, LoopThread
 from qbridge.registry import HandlerRegistry
 from qbridge.retry import RetryPolicy
-from qbridge.source import Action, Delivery
+from qbridge.retry_budget import RetryBudget
+from qbridge.returns import settlement_for
+from qbridge.source import Action, DeadLetterReason, Delivery
 from qbridge.stacks import Sight
 from qbridge.takeover import heir_of
 
@@ -31,39 +35,11 @@ log = logging.getLogger(__name__)
 #: Seconds that a receive under way gets to return when the worker leaves.
 _STOP_CLAIMING = 2.0
 
+#: Seconds for which a message that came back waits for the end of an earlier run here; then its attempt has failed.
+_LONGEST_WAIT = 60.0
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DrainReport:
-    """What became of the deliveries that a worker held when its drain began.
-
-    Attributes:
-        finished: Handlers that ended by themselves, well or not.
-        released: Messages put back untried: not started yet, or cancelled when the grace was over.
-        cancelled: How many of the released had started.
-        abandoned: Handlers that outlived their cancellation, and ends that did not reach the broker. Their messages
-            come back when their leases run out.
-    """
-
-    finished: int = 0
-    released: int = 0
-    cancelled: int = 0
-    abandoned: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class _Lane:
-    """One loop group, the queues that feed it, and what waits for room in it."""
-
-    group: LoopGroup
-    intakes: list[Intake] = field(default_factory=list)
-    pending: deque[Job] = field(default_factory=deque)
-    reserved: dict[Intake, int] = field(default_factory=dict)
-    waiters: dict[Intake, asyncio.Future[bool]] = field(default_factory=dict)
-    read_ahead: int = 0
-
-    def credit(self) -> int:
-        """How many more messages may be claimed."""
-        return self.group.free + self.read_ahead - len(self.pending) - sum(self.reserved.values())
+#: How handlers end that did not do what they were to do.
+_FAILURES = frozenset({(Action.RETRY, ""), (Action.DEAD_LETTER, DeadLetterReason.EXHAUSTED)})
 
 
 class Dispatcher:
@@ -90,8 +66,9 @@ class Dispatcher:
         receive_wait: float = RECEIVE_WAIT,
     ) -> None:
         self._admission = Admission(registry, retry=retry, max_crashes=max_crashes, events=events)
-        self._lanes = {name: _Lane(group) for name, group in groups.items()}
-        self._routes: dict[Intake, tuple[Route, _Lane]] = {}
+        self._lanes = {name: Lane(group) for name, group in groups.items()}
+        self._routes: dict[Intake, tuple[Route, Lane]] = {}
+        self._lingering = Lingering()
         self._max_crashes = max_crashes
         self._events = events
         self._receive_wait = receive_wait
@@ -99,24 +76,27 @@ class Dispatcher:
         self._alone: Job | None = None  # the suspect that runs
         self._is_wary = False  # whether the last claim brought a suspect: more are likely to follow
         self._draining = False
+        self._is_debugging = False
         self._tally = dict.fromkeys(Action, 0)
-        self._released_unstarted = 0
+        self._drain_tally: DrainTally | None = None
         self._idle = asyncio.Event()
         #: Set each time a claim has found nothing while nothing runs; whoever waits for it clears it first.
         self.found_nothing = asyncio.Event()
 
-    def add(self, intake: Intake, route: Route) -> None:
-        """Let a queue feed its loop group."""
+    def add(self, intake: Intake, route: Route, budget: RetryBudget | None = None) -> None:
+        """Let a queue feed its loop group, and slow its claims while its retry budget is spent; None never does."""
         lane = self._lanes[route.loops]
-        lane.intakes.append(intake)
+        lane.feeds[intake] = Feed(intake, budget or RetryBudget(ratio=0, reserve=1))
         lane.read_ahead += route.read_ahead
         self._routes[intake] = (route, lane)
 
     @property
     def in_flight(self) -> int:
         """How many jobs wait or run in this worker."""
-        return (self._suspect is not None) + sum(
-            len(lane.pending) + lane.group.in_flight for lane in self._lanes.values()
+        return (
+            (self._suspect is not None)
+            + self._lingering.waiting
+            + sum(len(lane.pending) + lane.group.in_flight for lane in self._lanes.values())
         )
 
     @property
@@ -124,34 +104,18 @@ class Dispatcher:
         """How many handlers have ended in this worker and were settled, well or not."""
         return sum(self._tally.values())
 
-    async def claimable(self, intake: Intake) -> tuple[int, float]:
-        """Wait for credit; return how many messages to claim and how long to wait for them (`Consumer.claimable`).
+    @property
+    def _is_done(self) -> bool:
+        """Whether nothing waits or runs here, but for handlers whose messages are no longer theirs."""
+        return self._alone is None and self.in_flight <= len(self._lingering)
 
-        A queue that has its group to itself claims all that can start. Where several share one, those that found
-        something last time share the room, and each of the others waits for a single message, so that an idle queue
-        holds nothing that a busy one could use.
-        """
+    async def claimable(self, intake: Intake) -> tuple[int, float]:
+        """Wait for credit; return how many messages to claim and how long to wait for them (`Consumer.claimable`)."""
         _, lane = self._routes[intake]
-        while not (credit := 0 if self._is_quarantined or self._draining else lane.credit()) > 0:
-            if self._draining:
+        while not (credit := 0 if self._is_quarantined or self._draining else lane.credit_of(intake)) > 0:
+            if self._draining or not await lane.wait_for_room(intake):
                 return 0, 0.0
-            waiter = lane.waiters[intake] = asyncio.get_running_loop().create_future()
-            try:
-                await waiter
-            finally:
-                del lane.waiters[intake]
-            if waiter.result() is False:
-                return 0, 0.0
-        if self._is_wary:
-            credit = 1
-        if len(lane.intakes) == 1:
-            lane.reserved[intake] = credit
-            return credit, self._receive_wait
-        if intake.is_idle:
-            return 1, self._receive_wait
-        busy = sum(not other.is_idle for other in lane.intakes)
-        lane.reserved[intake] = share = max(1, credit // busy)
-        return share, 0.0
+        return lane.share(intake, 1 if self._is_wary else credit, self._receive_wait)
 
     def interrupt(self, intake: Intake) -> None:
         """Let a waiting `claimable` return with 0 (`Consumer.interrupt`)."""
@@ -166,22 +130,19 @@ class Dispatcher:
         claimed_at = monotonic()
         self._is_wary = False
         for delivery in deliveries:
+            # A first attempt was never here: what comes back has a later one.
+            if delivery.attempt > 1 and intake.take_back(delivery):
+                continue
             job = self._admission.admit(intake, route, delivery, claimed_at)
             intake.hold(delivery, job)
             if job is None:
                 continue
-            is_suspect = delivery.crashes >= max(1, self._max_crashes - 1)
-            self._is_wary |= is_suspect
-            if self._draining:
-                self._settle_unstarted(job)
-            elif self._is_quarantined:
-                self._put_back(job)
-            elif is_suspect:
-                self._quarantine(job)
-            else:
-                lane.pending.append(job)
+            if delivery.attempt > 1 and not self._draining and self._lingering.hold_back(job):
+                asyncio.get_running_loop().call_later(_LONGEST_WAIT, self._fail_waiting, job)
+                continue
+            self._place(job, lane)
         self._advance()
-        if not deliveries and self.in_flight == 0:
+        if not deliveries and self._is_done:
             self.found_nothing.set()
 
     def on_settled(self) -> None:
@@ -193,33 +154,40 @@ class Dispatcher:
         """Cancel the handler of a delivery whose lease is lost; nothing is settled (`Consumer.lose`)."""
         if self._events.active:
             self._events.emit(LeaseLost(queue=job.queue, task=job.message.task, message_id=job.message.id))
+        if self._drain_tally is not None:
+            self._drain_tally.lost += 1
+        for _ in self._lingering.take_waiting(job):
+            return
         if job.thread is not None:
+            self._lingering.add(job)
             job.thread.cancel(job, CancelReason.LEASE_LOST)
         else:  # it waits for its turn, and will end as soon as that comes
             job.cancel_reason = CancelReason.LEASE_LOST
 
+    def let_go(self, job: Job, ran: float) -> None:
+        """Settle a job whose handler ignores its time limit as failed; it runs on (`Consumer.let_go`)."""
+        job.owner.counts.overtimes += 1
+        log.warning("handler ignores its timeout, its attempt has failed and it runs on", extra=identity(job))
+        if self._events.active:
+            event = TimeoutIgnored(queue=job.queue, task=job.message.task, message_id=job.message.id, ran=ran)
+            self._events.emit(event)
+        ended = overdue(job, ran)
+        job.owner.hold(job.delivery, ended)
+        self._lingering.add(job)
+        self._settle(ended)
+        self._advance()
+
     def on_ended(self, jobs: Sequence[Job]) -> None:
         """Settle jobs that loop threads hand back, and fill the room that they leave."""
-        debug = log.isEnabledFor(logging.DEBUG)
-        listening = self._events.active
+        self._is_debugging = log.isEnabledFor(logging.DEBUG)
         for job in jobs:
             job.thread.in_flight -= 1
             if job is self._alone:
                 self._alone = None
-            settlement = job.settlement
-            if settlement is None:
-                job.owner.forget(job.delivery)
-            elif not job.owner.holds(job.delivery):  # it was given up before it ended
-                continue
-            else:
-                self._tally[settlement.action] += 1
-                job.owner.settle(settlement)
-                if settlement.error:
-                    log_failure(job, settlement)
-            if debug:
-                log.debug("task ended", extra=identity(job) | ending(job))
-            if listening:
-                self._events.emit(finished_event(job))
+            if job.owner.has(job):
+                self._settle(job)
+            else:  # its message was given up before it ended
+                self._note_late_end(job)
         self._advance()
 
     def redeal(self, thread: LoopThread) -> None:
@@ -234,6 +202,8 @@ class Dispatcher:
         self.on_ended(ended)
         left = [job for intake in self._routes for job in intake.running_jobs() if job.thread is thread]
         thread.in_flight = len(left)  # and no job whose lease was lost: nobody hears of its end
+        for waiting in self._lingering.forget_thread(thread):
+            self._place(waiting, self._routes[waiting.owner][1])
         heirs = [heir_of(job, sight, seconds, lambda heir: self.on_ended([heir])) for job in left]
         for job, heir in zip(left, heirs, strict=True):
             heir.owner.hold(heir.delivery, heir)
@@ -250,35 +220,41 @@ class Dispatcher:
     ) -> DrainReport:
         """Stop claiming, release what has not started, let run what runs, and settle all of it.
 
+        Takes at most the three times together.
+
         Args:
-            grace: Seconds for running handlers to end by themselves.
+            grace: Seconds for running handlers to end by themselves, and for the claims under way to return.
             cancel_grace: Seconds for cancelled handlers to clean up.
             flush: Seconds for settlements to reach the broker.
             hurry: Set to cancel handlers before the grace is over.
         """
+        await self.wind_down(grace=grace, cancel_grace=cancel_grace, hurry=hurry)
+        return await self.flush(flush)
+
+    async def wind_down(self, *, grace: float, cancel_grace: float, hurry: asyncio.Event | None = None) -> None:
+        """The first part of a drain: when it returns nothing runs here any more, or it is abandoned."""
         hurry = hurry or asyncio.Event()
+        until = monotonic() + grace
         self._draining = True
-        before = dict(self._tally)
+        tally = self._drain_tally = DrainTally(self._routes)
         for intake in self._routes:
             intake.stop_claiming()
-        await asyncio.gather(*(intake.claims_ended(_STOP_CLAIMING) for intake in self._routes))
+        # What a claim brings now is released behind what waits here, which is older and goes to the front after it.
+        await asyncio.gather(*(intake.claims_ended(min(_STOP_CLAIMING, grace)) for intake in self._routes))
         self._release_unstarted()
         self._advance()
-        if not await _any_within(grace, self._idle, hurry) or not self._idle.is_set():
+        await any_within(max(0.0, until - monotonic()), self._idle, hurry)
+        if not self._idle.is_set():
             for lane in self._lanes.values():
                 for thread in lane.group.threads:
                     thread.cancel_all(CancelReason.DRAIN)
-            await _any_within(cancel_grace, self._idle)
-        abandoned = self._abandon()
-        unsettled = await asyncio.gather(*(intake.finish(flush) for intake in self._routes))
-        ended = {action: self._tally[action] - before[action] for action in Action}
-        cancelled = ended[Action.RELEASE]
-        return DrainReport(
-            finished=sum(ended.values()) - cancelled,
-            released=self._released_unstarted + cancelled,
-            cancelled=cancelled,
-            abandoned=abandoned + sum(unsettled),
-        )
+            await any_within(cancel_grace, self._idle)
+        tally.abandoned = self._abandon()
+
+    async def flush(self, timeout: float) -> DrainReport:
+        """The second part of a drain: settle all that is to be settled, within `timeout` seconds."""
+        await asyncio.gather(*(intake.finish(timeout) for intake in self._routes))
+        return DrainReport() if self._drain_tally is None else self._drain_tally.report()
 
     def _advance(self) -> None:
         """Start what can start, tell intakes of free credit, and note whether all is done."""
@@ -287,19 +263,71 @@ class Dispatcher:
         elif not self._draining:
             for lane in self._lanes.values():
                 self._fill(lane)
-        if self._alone is None and self.in_flight == 0:
+        if self._is_done:
             self._idle.set()
         else:
             self._idle.clear()
 
-    def _fill(self, lane: _Lane) -> None:
+    def _place(self, job: Job, lane: Lane) -> None:
+        """Let a job wait for its turn, or put it back."""
+        is_suspect = job.delivery.crashes >= max(1, self._max_crashes - 1)
+        self._is_wary |= is_suspect
+        if self._draining:
+            self._settle_unstarted(job)
+        elif self._is_quarantined:
+            self._put_back(job)
+        elif is_suspect:
+            self._quarantine(job)
+        else:
+            lane.pending.append(job)
+
+    def _settle(self, job: Job) -> None:
+        """Settle a job that has ended, and tell of it."""
+        settlement = job.settlement
+        if settlement is None:
+            job.owner.forget(job.delivery)
+        else:
+            if settlement.delivery is not job.delivery:  # it came back while it ran
+                settlement = settlement_for(job.delivery, settlement)
+            if settlement.action is Action.ACK:
+                job.owner.counts.succeeded += 1
+            elif (settlement.action, settlement.reason) in _FAILURES:
+                job.owner.counts.failed += 1
+            self._tally[settlement.action] += 1
+            if self._drain_tally is not None:
+                self._drain_tally.ended[settlement.action] += 1
+            job.owner.settle(settlement)
+            if settlement.error:
+                log_failure(job, settlement)
+        self._tell(job)
+
+    def _tell(self, job: Job) -> None:
+        if self._is_debugging:
+            log.debug("task ended", extra=identity(job) | ending(job))
+        if self._events.active:
+            self._events.emit(finished_event(job))
+
+    def _note_late_end(self, job: Job) -> None:
+        job.owner.counts.suppressed += 1
+        if job.settlement is None:  # its lease was lost; of the others was told when they were given up
+            self._tell(job)
+        waiting = self._lingering.ended(job)
+        if waiting is not None:
+            self._place(waiting, self._routes[waiting.owner][1])
+
+    def _fail_waiting(self, job: Job) -> None:
+        """Give up waiting for the end of an earlier run of a message, if it still waits."""
+        for waiting in self._lingering.take_waiting(job):
+            waiting.error = "an earlier run of this message has not ended in this worker"
+            job.owner.counts.failed += 1
+            job.owner.settle(settlement := failed(waiting))
+            log_failure(waiting, settlement)
+
+    def _fill(self, lane: Lane) -> None:
         if lane.pending and (free := lane.group.free) > 0:
             jobs = [lane.pending.popleft() for _ in range(min(free, len(lane.pending)))]
             lane.pending.extendleft(reversed(lane.group.submit(jobs)))
-        if lane.waiters and lane.credit() > 0:
-            for waiter in lane.waiters.values():
-                if not waiter.done():
-                    waiter.set_result(True)
+        lane.tell_of_room()
 
     @property
     def _is_quarantined(self) -> bool:
@@ -319,7 +347,7 @@ class Dispatcher:
     def _start_suspect(self) -> None:
         """Start the suspect once nothing else runs, and the broker has everything else back."""
         job = self._suspect
-        if job is None or any(lane.group.in_flight for lane in self._lanes.values()):
+        if job is None or sum(lane.group.in_flight for lane in self._lanes.values()) > len(self._lingering):
             return
         if sum(intake.held for intake in self._routes) > 1:
             return
@@ -352,12 +380,15 @@ class Dispatcher:
             job.owner.settle(job.delivery.release())
 
     def _settle_unstarted(self, job: Job) -> None:
-        self._released_unstarted += job.cancel_reason is not CancelReason.LEASE_LOST
+        if self._drain_tally is not None:
+            self._drain_tally.released_unstarted += job.cancel_reason is not CancelReason.LEASE_LOST
         self._put_back(job)
 
     def _release_unstarted(self) -> None:
         """Put back what waits here and what the loops have not received, in the order in which it was claimed."""
-        unstarted = set() if self._suspect is None else {self._suspect}
+        unstarted = set(self._lingering.take_waiting())
+        if self._suspect is not None:
+            unstarted.add(self._suspect)
         self._suspect = None
         for lane in self._lanes.values():
             unstarted.update(lane.pending)
@@ -378,14 +409,3 @@ class Dispatcher:
                 intake.forget(job.delivery)
                 abandoned += 1
         return abandoned
-
-
-async def _any_within(timeout: float, *events: asyncio.Event) -> bool:
-    """Wait until one of the events is set; return False after `timeout` seconds."""
-    waits = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        done, _ = await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()
-    return bool(done)

@@ -20,7 +20,9 @@ __all__ = [
     "LoopReplaced",
     "SourceLost",
     "SourceReady",
+    "SourceStalled",
     "TaskFinished",
+    "TimeoutIgnored",
     "WorkerDrained",
 ]
 
@@ -127,6 +129,28 @@ class SourceReady:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SourceStalled:
+    """A connection brought nothing for `idle` seconds though `ready` messages were ready; it is made anew."""
+
+    queue: str
+    ready: int
+    idle: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeoutIgnored:
+    """A handler ran over its timeout and ignored being cancelled, for `ran` seconds in all: its attempt has failed.
+
+    It runs on and its slot stays occupied; how it ends is not settled any more.
+    """
+
+    queue: str
+    task: str
+    message_id: str
+    ran: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerDrained:
     """The worker has stopped: what became of the deliveries it held when the drain began."""
 
@@ -136,7 +160,18 @@ class WorkerDrained:
 
 
 #: What a listener of an `EventHub` gets: one of these.
-Event = TaskFinished | LeaseLost | LoopBlocked | LoopFreed | LoopReplaced | SourceLost | SourceReady | WorkerDrained
+Event = (
+    TaskFinished
+    | LeaseLost
+    | LoopBlocked
+    | LoopFreed
+    | LoopReplaced
+    | SourceLost
+    | SourceReady
+    | SourceStalled
+    | TimeoutIgnored
+    | WorkerDrained
+)
 
 
 class EventHub:
@@ -158,7 +193,9 @@ class EventHub:
         for listener in self._listeners:
             try:
                 listener(event)
-            except Exception:
+            except KeyboardInterrupt:  # somebody at the keyboard, not the listener
+                raise
+            except BaseException:  # a listener must not end the worker, not even with SystemExit
                 log.exception("an event listener failed and is dropped", extra={"listener": repr(listener)})
                 self._drop(listener)
 

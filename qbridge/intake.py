@@ -6,9 +6,9 @@
          │                   │                              │
          └───────────────────┴────────── finish() ──────────┴──▶ closed
 
-While a source is ready three loops run side by side: one claims, one settles, one renews leases. When any of them
-meets `SourceUnavailable` all three end by themselves, the source is closed, and after a jittered pause opened again.
-Handlers run on through that; their settlements wait.
+While a source is ready four loops run side by side: one claims, one settles, one renews leases, one watches whether
+the others get on. When any of them meets `SourceUnavailable` all end by themselves, the source is closed, and after a
+jittered pause opened again. Handlers run on through that; their settlements wait.
 """
 
 from __future__ import annotations
@@ -17,27 +17,28 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections import deque
 from collections.abc import Sequence
 from enum import StrEnum
-from itertools import islice
+from functools import partial
 from time import monotonic
 from typing import Protocol
 
-from qbridge.errors import SourceClosed, SourceError, SourceMisconfigured
-from qbridge.events import EventHub, SourceLost, SourceReady
+from qbridge.calls import any_within, call_within, run_until_one_ends
+from qbridge.claiming import Claiming
+from qbridge.counts import QueueCounts
+from qbridge.errors import SourceClosed, SourceMisconfigured, SourceUnavailable
+from qbridge.events import EventHub
 from qbridge.execution import Job
-from qbridge.source import Delivery, QueueSource, Settled, Settlement
+from qbridge.leases import Leases
+from qbridge.outages import Outages
+from qbridge.progress import Progress, SourceStalledError
+from qbridge.returns import Returns, settlement_for
+from qbridge.settling import Settling
+from qbridge.source import Delivery, QueueSource, Settlement
 
 __all__ = ["Consumer", "Intake", "IntakeState"]
 
 log = logging.getLogger(__name__)
-
-#: Messages claimed in one call. Above 500 a Redis script only blocks the server longer.
-MAX_CLAIM = 500
-
-#: Settlements in one call.
-MAX_SETTLE = 1000
 
 #: Unsettled ends above which nothing more is claimed: the broker settles more slowly than handlers work.
 MAX_UNSETTLED = 5000
@@ -48,7 +49,7 @@ RECEIVE_WAIT = 5.0
 #: Seconds beyond its own wait after which a receive that doesn't return is taken for a dead connection.
 RECEIVE_MARGIN = 10.0
 
-#: Seconds after which an open, a settle or a renewal that doesn't return is taken for a dead connection.
+#: Seconds after which an open, a settle, a renewal or a count that doesn't return is taken for a dead connection.
 CALL_TIMEOUT = 30.0
 
 #: Seconds of the first and the longest pause before a lost source is opened again.
@@ -56,6 +57,9 @@ RECONNECT_BASE, RECONNECT_CAP = 0.2, 15.0
 
 #: Seconds that closing a source may take.
 CLOSE_TIMEOUT = 2.0
+
+#: Seconds that closing a source may take when the worker's time to leave is over.
+LAST_CLOSE = 0.1
 
 
 class Consumer(Protocol):
@@ -74,7 +78,10 @@ class Consumer(Protocol):
         """Take note that the broker has settled some of what was held."""
 
     def lose(self, job: Job) -> None:
-        """Stop the work on a delivery whose lease is lost."""
+        """Stop the work on a delivery whose lease is lost; the intake has forgotten it."""
+
+    def let_go(self, job: Job, ran: float) -> None:
+        """Settle a job whose handler has ignored its time limit for too long; it has run for `ran` seconds."""
 
 
 class IntakeState(StrEnum):
@@ -94,33 +101,73 @@ class Intake:
         source: The source, unopened; the intake opens and closes it.
         consumer: Where claimed messages go.
         events: Where losses and returns are told.
+        stalled_after: Seconds in which nothing arrives, though messages are ready and there is room for them, after
+            which the connection is made anew; None never does.
+        overtime: Seconds that a handler over its timeout keeps its message though it ignores being cancelled.
+        fail_fast: Whether `run` ends if the source can't be opened the first time, instead of waiting for it.
+
+    Attributes:
+        state: Where the source is in its life.
+        is_idle: Whether the last claim found nothing; the dispatcher shares its credit by it.
+        counts: What has happened, as numbers.
     """
 
-    def __init__(self, queue: str, source: QueueSource, *, consumer: Consumer, events: EventHub) -> None:
+    def __init__(
+        self,
+        queue: str,
+        source: QueueSource,
+        *,
+        consumer: Consumer,
+        events: EventHub,
+        stalled_after: float | None = None,
+        overtime: float = 60.0,
+        fail_fast: bool = False,
+    ) -> None:
         self.queue = queue
         self.source = source
         self.state = IntakeState.CONNECTING
-        #: Whether the last claim found nothing; the dispatcher shares its credit by it.
         self.is_idle = False
+        self.counts = QueueCounts()
         self._consumer = consumer
         self._events = events
+        self._stalled_after = stalled_after
+        self._fail_fast = fail_fast
         #: Deliveries claimed and not yet settled, with their jobs; None once the job is over, or never was.
         self._held: dict[Delivery, Job | None] = {}
-        self._settlements: deque[Settlement] = deque()
-        self._work = asyncio.Event()  # something to settle, or a reason for the settle loop to look around
+        self._returns = Returns()
+        self._outages = Outages(queue, events)
+        self._settling = Settling(
+            queue, source, self._held, returns=self._returns, counts=self.counts, on_settled=self._on_settled
+        )
+        self._settlements = self._settling.waiting
+        self._leases = Leases(
+            queue,
+            source,
+            self._held,
+            lose=self._lose,
+            let_go=consumer.let_go,
+            overtime=overtime,
+            call_timeout=lambda: CALL_TIMEOUT,
+        )
+        self._work = self._settling.work
         self._room = asyncio.Event()
         self._room.set()
         self._stopping = asyncio.Event()  # claim no more
-        self._finishing = asyncio.Event()  # settle what there is, then end
+        self._hurrying = asyncio.Event()  # settle what there is within seconds
+        self._finishing = asyncio.Event()  # end when that is done
         self._broken = asyncio.Event()  # this connection is lost
-        self._claiming = asyncio.Lock()  # held while a receive runs
-        self._lost_at: float | None = None  # when the outage began, if there is one
-        self._is_told = False  # whether the log tells of that outage
+        self._claiming: Claiming | None = None  # of this connection
+        self._does_not_wait = False  # whether the log tells that the source's receive doesn't wait
 
     @property
     def held(self) -> int:
         """How many deliveries are claimed and not yet settled."""
         return len(self._held)
+
+    @property
+    def unsettled(self) -> Sequence[Settlement]:
+        """The ends that the broker has not been told of, oldest first."""
+        return self._settlements
 
     def hold(self, delivery: Delivery, job: Job | None) -> None:
         """Keep a claimed delivery's lease alive until it is settled."""
@@ -139,6 +186,10 @@ class Intake:
         """Return whether a delivery is claimed and not yet settled."""
         return delivery in self._held
 
+    def has(self, job: Job) -> bool:
+        """Return whether a job is still the one that decides how its delivery ends."""
+        return self._held.get(job.delivery) is job
+
     def running_jobs(self) -> list[Job]:
         """Return the jobs that have not ended."""
         return [job for job in self._held.values() if job is not None]
@@ -147,34 +198,47 @@ class Intake:
         """Let a delivery go without settling it: it is another worker's, or will be when its lease runs out."""
         self._held.pop(delivery, None)
 
+    def take_back(self, delivery: Delivery) -> bool:
+        """Take a delivery that has come back to the work that is done for it here, or was; return whether there is any.
+
+        A job that runs goes on for it, and one that has ended decides its end: it is not run again.
+        """
+        old = self._returns.replaced_by(delivery, self._held)
+        if old is not None:
+            job = self._held.pop(old)
+            self.hold(delivery, job)
+            if job is not None:
+                job.delivery = delivery
+            else:  # its end waits to be settled, for a delivery that is lost
+                for settlement in [waiting for waiting in self._settlements if waiting.delivery is old]:
+                    self.settle(settlement_for(delivery, settlement))
+        elif (ending := self._returns.ended_before(delivery)) is not None:
+            self.hold(delivery, None)
+            self.settle(ending)
+        else:
+            return False
+        self.counts.resumed += 1
+        log.info(
+            "a message came back to the worker that has it, it is not run again",
+            extra={"queue": self.queue, "message_id": delivery.message_id},
+        )
+        return True
+
     async def run(self) -> None:
         """Live until `finish` is called. Called once.
 
         Raises:
             SourceMisconfigured: The broker refuses what was configured; a person must act.
+            SourceUnavailable: With `fail_fast`: it can't be reached at the start.
         """
-        failures = 0
-        while not self._finishing.is_set():
-            fault: Exception | None
-            try:
-                async with asyncio.timeout(CALL_TIMEOUT):
-                    await self.source.open()
-            except Exception as exc:  # noqa: BLE001  # a backend's own fault is survived like its broker's
-                fault = exc
-            else:
-                opened_at = monotonic()
-                self._tell_ready(is_first=failures == 0)
-                fault = await self._serve()
-                if monotonic() - opened_at > RECONNECT_CAP:  # a connection that breaks at once is still the same fault
-                    failures = 0
-            await self._close()
-            if fault is None or self._finishing.is_set():
-                continue
-            if isinstance(fault, SourceMisconfigured):
-                raise fault
-            failures += 1
-            await self._pause(fault, failures)
-        self.state = IntakeState.CLOSED
+        try:
+            await self._live()
+        except asyncio.CancelledError:  # no time is left: what it has open is dropped
+            with contextlib.suppress(Exception):
+                await call_within(LAST_CLOSE, self.source.close(), patience=LAST_CLOSE)
+            raise
+        finally:
+            self.state = IntakeState.CLOSED
 
     def stop_claiming(self) -> None:
         """Claim nothing more; a receive under way returns soon."""
@@ -184,48 +248,110 @@ class Intake:
 
     async def claims_ended(self, timeout: float) -> None:
         """Return when a receive under way has returned, after `timeout` seconds at most."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout), self._claiming:
-                pass
+        if self._claiming is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout), self._claiming.receiving:
+                    pass
 
     async def finish(self, timeout: float) -> int:
         """Settle what is to be settled, for at most `timeout` seconds, and let `run` end.
+
+        A broker that is away is asked for at once, and not when the pause is over.
 
         Returns:
             How many settlements did not reach the broker; their messages come back when their leases run out.
         """
         self._stopping.set()
+        self._hurrying.set()
         deadline = monotonic() + timeout
+        if not self._broken.is_set():
+            await self.claims_ended(timeout)  # what it brings is released
         while self._settlements and monotonic() < deadline:
             self._room.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, deadline - monotonic())):
-                    await self._room.wait()
+            await any_within(max(0.0, deadline - monotonic()), self._room)
         self._finishing.set()
         self._work.set()
         return len(self._settlements)
 
-    async def _serve(self) -> Exception | None:
+    async def _live(self) -> None:
+        failures = 0
+        was_open = False
+        while not self._finishing.is_set():
+            fault: Exception
+            try:
+                await call_within(CALL_TIMEOUT, self.source.open())
+            except Exception as exc:  # a backend's own fault is survived like its broker's
+                fault = exc
+                if self._fail_fast and not was_open and not isinstance(exc, SourceMisconfigured):
+                    await self._close()
+                    raise SourceUnavailable(f"queue {self.queue!r} can't be reached: {str(exc) or repr(exc)}") from exc
+            else:
+                opened_at = monotonic()
+                self.counts.reconnects += was_open
+                was_open = True
+                self.state = IntakeState.READY
+                self._outages.tell_ready(is_first=failures == 0)
+                fault = await self._serve()
+                if self.source.capabilities.lease == "connection":
+                    self._returns.connection_ended(self._held)
+                if monotonic() - opened_at > RECONNECT_CAP:  # a connection that breaks at once is still the same fault
+                    failures = 0
+            await self._close()
+            if self._finishing.is_set():
+                break
+            if isinstance(fault, SourceMisconfigured):
+                raise fault
+            failures += 1
+            await self._pause(fault, failures)
+
+    async def _serve(self) -> Exception:
         """Work on an open source until it is lost or finished; return what it was lost by."""
-        loops = [
-            asyncio.create_task(self._claim(), name=f"claim {self.queue}"),
-            asyncio.create_task(self._settle(), name=f"settle {self.queue}"),
-            asyncio.create_task(self._renew(), name=f"renew {self.queue}"),
-        ]
+        # Of this connection only: what is left behind of an earlier one must not be taken for a part of it.
+        broken = self._broken = asyncio.Event()
+        due: dict[str, float] = {}
+        claiming = self._claiming = self._new_claiming(broken, due)
+        progress = Progress(
+            self.queue,
+            self.source,
+            claiming,
+            stalled_after=self._stalled_after,
+            due=due,
+            broken=broken,
+            call_timeout=CALL_TIMEOUT,
+        )
+        calls = {
+            "claim": self._claim(claiming, broken),
+            "settle": self._settling.run(due, broken=broken, finishing=self._finishing, timeout=CALL_TIMEOUT),
+            "renew": self._leases.run(due, self._finishing, broken),
+            "watch": progress.run(),
+        }
         try:
-            await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
-            self._break()
-            margin = CLOSE_TIMEOUT if self._finishing.is_set() else RECEIVE_MARGIN
-            _, late = await asyncio.wait(loops, timeout=margin)
-            for loop in late:  # a dead connection may hold a call for ever
-                loop.cancel()
-            if late:
-                await asyncio.wait(late, timeout=CLOSE_TIMEOUT)
+            fault = await run_until_one_ends(
+                {f"{name} {self.queue}": call for name, call in calls.items()},
+                end_others=self._break,
+                margin=lambda: CLOSE_TIMEOUT if self._finishing.is_set() else RECEIVE_MARGIN,
+                patience=CLOSE_TIMEOUT,
+            )
         finally:
-            for loop in loops:
-                loop.cancel()
-        faults = [loop.exception() for loop in loops if loop.done() and not loop.cancelled()]
-        return next((fault for fault in faults if isinstance(fault, Exception)), None)
+            claiming.is_given_up = True
+            self._claiming = None
+            self._does_not_wait |= claiming.does_not_wait
+        return fault or SourceUnavailable(f"queue {self.queue!r}: a call to the broker was cancelled from within")
+
+    def _new_claiming(self, broken: asyncio.Event, due: dict[str, float]) -> Claiming:
+        return Claiming(
+            self.queue,
+            self.source,
+            claimable=partial(self._consumer.claimable, self),
+            accept=self._accept,
+            give_back=self._give_back,
+            has_room=self._room,
+            stopping=self._stopping,
+            broken=broken,
+            due=due,
+            margin=RECEIVE_MARGIN,
+            does_not_wait=self._does_not_wait,
+        )
 
     def _break(self) -> None:
         self._broken.set()
@@ -237,129 +363,47 @@ class Intake:
         with contextlib.suppress(Exception):  # where that fails, a receive under way ends by its own wait
             self.source.wake()
 
-    async def _claim(self) -> None:
-        while not self._stopping.is_set() and not self._broken.is_set():
-            if not self._room.is_set():
-                await _first_of(self._room, self._stopping, self._broken)
-                continue
-            limit, wait = await self._consumer.claimable(self)
-            if limit < 1 or self._stopping.is_set() or self._broken.is_set():
-                self._consumer.accept(self, ())  # gives the unused credit back
-                continue
-            deliveries: Sequence[Delivery] = ()
-            try:
-                async with self._claiming, asyncio.timeout(wait + RECEIVE_MARGIN):
-                    deliveries = await self.source.receive(min(limit, MAX_CLAIM), wait)
-            finally:
-                self.is_idle = not deliveries
-                self._consumer.accept(self, deliveries)
+    async def _claim(self, claiming: Claiming, broken: asyncio.Event) -> None:
+        await claiming.run()
         # Settling and renewing go on until all is settled or the connection is lost.
-        await _first_of(self._finishing, self._broken)
+        await any_within(None, self._finishing, broken)
 
-    async def _settle(self) -> None:
-        while not self._broken.is_set():
-            if not self._settlements:
-                if self._finishing.is_set():
-                    return
-                self._work.clear()
-                await self._work.wait()
-                continue
-            batch = list(islice(self._settlements, MAX_SETTLE))
-            async with asyncio.timeout(CALL_TIMEOUT):
-                outcomes = await self.source.settle(batch)
-            lost = 0
-            for settlement, outcome in zip(batch, outcomes, strict=True):
-                self._settlements.popleft()
-                self._held.pop(settlement.delivery, None)
-                lost += outcome is Settled.LOST
-            if lost:
-                log.warning(
-                    "settlements came too late, their messages run again", extra={"queue": self.queue, "count": lost}
-                )
-            if len(self._settlements) <= MAX_UNSETTLED:
-                self._room.set()
-            self._consumer.on_settled()
+    def _accept(self, deliveries: Sequence[Delivery]) -> None:
+        self.is_idle = not deliveries
+        self._consumer.accept(self, deliveries)
 
-    async def _renew(self) -> None:
-        if self.source.lease is None:
-            await _first_of(self._finishing, self._broken)
-            return
-        interval = self.source.lease / 3
-        # Right after opening: an outage may have outlived a lease, and its message may be another worker's by now.
-        fresh_since = monotonic()
-        while True:
-            await self._renew_older_than(fresh_since)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(interval):
-                    await _first_of(self._finishing, self._broken)
-            fresh_since = monotonic() - interval / 2
-            if self._finishing.is_set() or self._broken.is_set():
-                return
+    def _give_back(self, deliveries: Sequence[Delivery]) -> None:
+        """Put back what a receive brings that was left behind on a connection of long ago."""
+        for delivery in deliveries:
+            self.settle(delivery.release())
 
-    async def _renew_older_than(self, claimed_before: float) -> None:
-        held = [delivery for delivery, job in self._held.items() if job is None or job.claimed_at <= claimed_before]
-        if not held:
-            return
-        async with asyncio.timeout(CALL_TIMEOUT):
-            lost = await self.source.keep_alive(held)
-        for delivery in lost:
-            job = self._held.get(delivery)
-            if job is not None:
-                self.forget(delivery)  # told once, however long its handler takes to end
-                log.warning(
-                    "lease lost, the handler is cancelled",
-                    extra={"queue": self.queue, "task": job.message.task, "message_id": job.message.id},
-                )
-                self._consumer.lose(job)
+    def _on_settled(self) -> None:
+        if len(self._settlements) <= MAX_UNSETTLED:
+            self._room.set()
+        self._consumer.on_settled()
+
+    def _lose(self, job: Job) -> None:
+        self.forget(job.delivery)  # told once, however long its handler takes to end
+        self.counts.leases_lost += 1
+        log.warning(
+            "lease lost, the handler is cancelled",
+            extra={"queue": self.queue, "task": job.message.task, "message_id": job.message.id},
+        )
+        self._consumer.lose(job)
 
     async def _pause(self, exc: Exception, failures: int) -> None:
         """Wait before the next opening, unless the worker leaves meanwhile."""
-        delay = min(RECONNECT_CAP, RECONNECT_BASE * 2 ** min(failures - 1, 16)) * random.uniform(0.5, 1.0)
         self.state = IntakeState.DEGRADED
-        if self._lost_at is None:
-            self._lost_at = monotonic()
-        # One line for a loss, however long it lasts. One that follows soon upon another has a line only if it lasts.
-        if not self._is_told and (failures == 1 or monotonic() - self._lost_at > RECONNECT_CAP):
-            self._is_told = True
-            unexpected = None if isinstance(exc, (SourceError, TimeoutError)) else exc
-            log.warning(
-                "source lost, reconnecting",
-                extra={"queue": self.queue, "error": str(exc) or repr(exc)},
-                exc_info=unexpected,
-            )
-        if self._events.active:
-            self._events.emit(SourceLost(queue=self.queue, error=str(exc) or repr(exc), delay=delay))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(delay):
-                await self._finishing.wait()
-
-    def _tell_ready(self, *, is_first: bool) -> None:
-        self.state = IntakeState.READY
-        self._broken.clear()
-        outage = 0.0 if self._lost_at is None else monotonic() - self._lost_at
-        if self._is_told:
-            log.info("source is back", extra={"queue": self.queue, "outage": round(outage, 3)})
-        elif is_first:
-            log.info("source ready", extra={"queue": self.queue})
-        self._lost_at, self._is_told = None, False
-        if self._events.active:
-            self._events.emit(SourceReady(queue=self.queue, outage=outage))
+        self.counts.stalls += isinstance(exc, SourceStalledError)
+        exponent = 0 if self._hurrying.is_set() else min(failures - 1, 16)
+        delay = min(RECONNECT_CAP, RECONNECT_BASE * 2**exponent) * random.uniform(0.5, 1.0)
+        self._outages.tell_lost(exc, is_first=failures == 1, delay=delay, lasting=RECONNECT_CAP)
+        await any_within(delay, self._finishing if self._hurrying.is_set() else self._hurrying)
 
     async def _close(self) -> None:
         try:
-            async with asyncio.timeout(CLOSE_TIMEOUT):
-                await self.source.close()
+            await call_within(CLOSE_TIMEOUT, self.source.close())
         except SourceClosed:
             pass
         except Exception as exc:  # noqa: BLE001  # a fault while leaving must not stop the leaving
             log.warning("source did not close cleanly", extra={"queue": self.queue, "error": str(exc) or repr(exc)})
-
-
-async def _first_of(*events: asyncio.Event) -> None:
-    """Wait until one of the events is set."""
-    waits = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()

@@ -6,7 +6,9 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
+from time import monotonic
 
+from qbridge.calls import call_within
 from qbridge.codec import Codec
 from qbridge.errors import BridgeStateError, MessageTooLargeError, SourceFull, SourceUnavailable
 from qbridge.message import TaskMessage
@@ -21,6 +23,9 @@ MAX_BATCH = 1000
 
 #: Seconds that one call to the broker may take.
 SEND_TIMEOUT = 30.0
+
+#: Seconds that a call gets to end once it is cancelled, and a source to be dropped when no time is left.
+_LAST_WORDS = 0.1
 
 
 class Sender:
@@ -88,12 +93,19 @@ class Sender:
             self._flushing = asyncio.create_task(self._flush(), name=f"send {self.queue}")
         await sent
 
-    async def close(self) -> None:
-        """Send what waits, and close the source. May be called twice."""
+    async def close(self, timeout: float = SEND_TIMEOUT) -> None:
+        """Send what waits, and close the source, within `timeout` seconds. May be called twice.
+
+        Those whose messages are not sent by then get `SourceUnavailable`, as the outcome is unknown.
+        """
         self._is_closed = True
+        until = monotonic() + timeout
         if self._flushing is not None:
-            await asyncio.wait([self._flushing])
-        await self._close_source()
+            _, late = await asyncio.wait([self._flushing], timeout=timeout)
+            for flushing in late:
+                flushing.cancel()
+                await asyncio.wait([flushing], timeout=_LAST_WORDS)
+        await self._close_source(max(_LAST_WORDS, until - monotonic()))
 
     async def _flush(self) -> None:
         try:
@@ -101,6 +113,8 @@ class Sender:
                 await self._send_batch()
         finally:
             self._flushing = None
+            _tell([sent for _, sent in self._waiting], self._cut_off())
+            self._waiting.clear()
 
     async def _send_batch(self) -> None:
         batch: list[Outgoing] = []
@@ -111,30 +125,41 @@ class Sender:
             senders.append(sent)
         error: Exception | None = None
         try:
-            async with asyncio.timeout(SEND_TIMEOUT):
-                if not self._is_open:
-                    await self._source.open()
-                    self._is_open = True
-                for start in range(0, len(batch), MAX_BATCH):
-                    await self._source.send(batch[start : start + MAX_BATCH])
+            await call_within(SEND_TIMEOUT, self._deliver(batch), patience=_LAST_WORDS)
         except TimeoutError:
             error = SourceUnavailable(f"queue {self.queue!r} did not take the messages within {SEND_TIMEOUT:g} s")
+        except asyncio.CancelledError:
+            _tell(senders, self._cut_off())
+            raise
         except Exception as exc:  # noqa: BLE001  # the border to the source: those who wait for it are told
             error = exc
-        for sent in senders:
-            if sent.done():  # its caller was cancelled
-                continue
-            if error is None:
-                sent.set_result(None)
-            else:
-                sent.set_exception(error)
+        _tell(senders, error)
         if error is not None and not isinstance(error, SourceFull):
-            await self._close_source()
+            await self._close_source(SEND_TIMEOUT)
 
-    async def _close_source(self) -> None:
+    async def _deliver(self, batch: Sequence[Outgoing]) -> None:
+        if not self._is_open:
+            await self._source.open()
+            self._is_open = True
+        for start in range(0, len(batch), MAX_BATCH):
+            await self._source.send(batch[start : start + MAX_BATCH])
+
+    def _cut_off(self) -> SourceUnavailable:
+        return SourceUnavailable(f"queue {self.queue!r} was closed before its broker had the messages")
+
+    async def _close_source(self, timeout: float) -> None:
         self._is_open = False
         try:
-            async with asyncio.timeout(SEND_TIMEOUT):
-                await self._source.close()
+            await call_within(timeout, self._source.close(), patience=_LAST_WORDS)
         except Exception as exc:  # noqa: BLE001  # nothing waits for it any more
             log.warning("sender's source did not close cleanly", extra={"queue": self.queue, "error": str(exc)})
+
+
+def _tell(senders: Sequence[asyncio.Future[None]], error: Exception | None) -> None:
+    for sent in senders:
+        if sent.done():  # its caller was cancelled
+            continue
+        if error is None:
+            sent.set_result(None)
+        else:
+            sent.set_exception(error)

@@ -9,6 +9,7 @@ from time import monotonic
 from typing import Any
 
 from qbridge.admission import Route
+from qbridge.calls import call_within
 from qbridge.config import Config, LoopConfig
 from qbridge.dispatcher import Dispatcher, DrainReport
 from qbridge.errors import SourceError
@@ -17,6 +18,7 @@ from qbridge.execution import Job
 from qbridge.intake import RECEIVE_WAIT, Intake
 from qbridge.loops import LoopGroup, LoopThread
 from qbridge.registry import HandlerRegistry
+from qbridge.retry_budget import RetryBudget
 from qbridge.source import QueueSource
 from qbridge.watchdog import LoopHealth, LoopLimits, Watchdog
 
@@ -27,8 +29,11 @@ log = logging.getLogger(__name__)
 #: Seconds that a claim waits in burst mode, before the worker asks whether the queues are empty.
 _BURST_WAIT = 0.1
 
-#: Seconds that intakes and loop threads get to end when the drain is over.
-_STOP_TIMEOUT = 4.0
+#: Seconds within which a queue must be counted in burst mode.
+_COUNT_TIMEOUT = 30.0
+
+#: Seconds beyond the three of the drain in which sources close, and then those in which they are dropped.
+_CLOSING, _DROPPING = 0.2, 0.2
 
 
 class Worker:
@@ -58,8 +63,11 @@ class Worker:
         self._events = events
         #: Set when `run` is over, drain included.
         self.ended = asyncio.Event()
+        #: Monotonic seconds by which everything is closed; known when handlers have ended.
+        self.leave_at = 0.0
         self._stopping = asyncio.Event()
         self._hurrying = asyncio.Event()
+        self._stopped_at: float | None = None  # the grace counts from there
         self._dispatcher: Dispatcher | None = None
         self._groups: list[LoopGroup] = []
         self._watchdog: Watchdog | None = None
@@ -67,6 +75,8 @@ class Worker:
 
     def stop(self, *, now: bool = False) -> None:
         """Begin the drain; with `now`, cancel running handlers without waiting for the grace."""
+        if self._stopped_at is None:
+            self._stopped_at = monotonic()
         self._stopping.set()
         if now:
             self._hurrying.set()
@@ -149,14 +159,23 @@ class Worker:
         }
         self._watchdog = Watchdog(limits, keeper=dispatcher, events=self._events)
         for name, settings in self._config.queues.items():
-            intake = Intake(name, self._new_source(name), consumer=dispatcher, events=self._events)
+            intake = Intake(
+                name,
+                self._new_source(name),
+                consumer=dispatcher,
+                events=self._events,
+                stalled_after=settings.stalled_after,
+                overtime=self._config.loops[settings.loops].overtime,
+                fail_fast=self._config.fail_fast,
+            )
             route = Route(
                 codec=self._config.create_codec(name),
                 loops=settings.loops,
                 max_message_size=settings.max_message_size,
                 read_ahead=settings.read_ahead,
             )
-            dispatcher.add(intake, route)
+            budget = self._config.retry_budget
+            dispatcher.add(intake, route, RetryBudget(ratio=budget.ratio, reserve=budget.reserve))
             self._intakes.append(intake)
         return dispatcher
 
@@ -185,27 +204,38 @@ class Worker:
             if not all(intake.is_idle and not intake.held for intake in self._intakes):
                 continue
             try:
-                stats = [await intake.source.stats() for intake in self._intakes]
+                stats = [await call_within(_COUNT_TIMEOUT, intake.source.stats()) for intake in self._intakes]
             except SourceError:  # its intake tells of it, and reconnects
                 continue
+            except TimeoutError as exc:
+                log.warning("a queue can't be counted, all are taken for empty", extra={"error": str(exc)})
+                return
             if not any(found.ready for found in stats):
                 delayed = sum(found.delayed for found in stats)
                 log.info("queues are empty", extra={"delayed": delayed})
                 return
 
     async def _wind_up(self, dispatcher: Dispatcher, lives: list[asyncio.Task[None]]) -> DrainReport:
-        began = monotonic()
+        """Drain and close all, within the three times of `shutdown` and half a second, whatever hangs."""
         limits = self._config.shutdown
-        report = await dispatcher.drain(
-            grace=limits.grace, cancel_grace=limits.cancel_grace, flush=limits.flush, hurry=self._hurrying
+        began = monotonic() if self._stopped_at is None else self._stopped_at
+        await dispatcher.wind_down(
+            grace=max(0.0, began + limits.grace - monotonic()),
+            cancel_grace=limits.cancel_grace,
+            hurry=self._hurrying,
         )
+        closed_at = monotonic() + limits.flush + _CLOSING
+        self.leave_at = closed_at + _DROPPING
+        # Beside the settling: nothing that still runs on the loops is settled any more.
+        stops = asyncio.gather(*(thread.stop(limits.flush + _CLOSING) for thread in self._threads))
+        report = await dispatcher.flush(limits.flush)
         if lives:
-            _, late = await asyncio.wait(lives, timeout=_STOP_TIMEOUT)
+            _, late = await asyncio.wait(lives, timeout=max(0.0, closed_at - monotonic()))
             for life in late:
                 life.cancel()
             if late:
-                await asyncio.wait(late, timeout=_STOP_TIMEOUT)
-        await asyncio.gather(*(thread.stop(_STOP_TIMEOUT) for thread in self._threads))
+                await asyncio.wait(late, timeout=_DROPPING)
+        await stops
         # What the loops handed back at the very end, after the settlements were flushed, is not settled any more.
         log.info(
             "worker drained",

@@ -35,6 +35,7 @@ class Sink:
         self.wait = 0.1
         self.deliveries: list[Delivery] = []
         self.lost: list[Job] = []
+        self.overdue: list[Job] = []
 
     async def claimable(self, intake: Intake) -> tuple[int, float]:
         """Give the same room each time."""
@@ -58,6 +59,11 @@ class Sink:
     def lose(self, job: Job) -> None:
         """Note a lost lease."""
         self.lost.append(job)
+        self.watch.changed()
+
+    def let_go(self, job: Job, ran: float) -> None:
+        """Note a handler that ignores its time limit, and settle its message as failed."""
+        self.overdue.append(job)
         self.watch.changed()
 
 

@@ -56,7 +56,7 @@ async def test_an_outage_is_two_lines_however_long_it_lasts(
     bench: IntakeBench, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Five failed openings are one loss and one return; listeners hear of each attempt."""
-    await bench.watch.until(lambda: bench.intake.state is IntakeState.READY)
+    await bench.watch.until(lambda: bench.source.is_receiving)
     caplog.set_level(logging.INFO)
     bench.source.script("receive", GONE)
     bench.source.script("open", *[GONE] * 5)
@@ -205,7 +205,7 @@ async def test_a_call_that_hangs_is_a_dead_connection(
     await bench.end()
 
     [record] = [record for record in caplog.records if record.getMessage() == "source lost, reconnecting"]
-    assert "TimeoutError()" == record.__dict__["error"]
+    assert "did not return" in record.__dict__["error"]
     assert ["m0"] == bench.settled
 
 

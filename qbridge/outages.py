@@ -1,0 +1,68 @@
+"""Outages: what the log and the listeners hear of a source that is lost and comes back."""
+
+from __future__ import annotations
+
+import logging
+from time import monotonic
+
+from qbridge.errors import SourceError
+from qbridge.events import EventHub, SourceLost, SourceReady, SourceStalled
+from qbridge.progress import SourceStalledError
+
+__all__ = ["Outages"]
+
+log = logging.getLogger("qbridge.intake")
+
+
+class Outages:
+    """Tells of one source's outages, without filling the log. Belongs to the main thread's loop.
+
+    Args:
+        queue: The queue's name.
+        events: Where losses and returns are told.
+    """
+
+    def __init__(self, queue: str, events: EventHub) -> None:
+        self._queue = queue
+        self._events = events
+        self._lost_at: float | None = None  # when the outage began, if there is one
+        self._is_told = False  # whether the log tells of that outage
+
+    def tell_lost(self, exc: Exception, *, is_first: bool, delay: float, lasting: float) -> None:
+        """Tell that the source is lost.
+
+        Args:
+            exc: What it was lost by.
+            is_first: Whether this is the first failure after a time without any.
+            delay: Seconds until it is opened again.
+            lasting: Seconds of an outage that is told of though another one came just before it.
+        """
+        if self._lost_at is None:
+            self._lost_at = monotonic()
+        stall = exc if isinstance(exc, SourceStalledError) else None
+        is_mute_timeout = isinstance(exc, TimeoutError) and not str(exc)
+        error = "a call to the broker did not return in time" if is_mute_timeout else str(exc) or repr(exc)
+        # One line for a loss, however long it lasts. One that follows soon upon another has a line only if it lasts.
+        if not self._is_told and (stall or is_first or monotonic() - self._lost_at > lasting):
+            self._is_told = True
+            unexpected = None if isinstance(exc, (SourceError, TimeoutError)) else exc
+            log.warning(
+                "source stalled, reconnecting" if stall else "source lost, reconnecting",
+                extra={"queue": self._queue, "error": error},
+                exc_info=unexpected,
+            )
+        if self._events.active:
+            if stall:
+                self._events.emit(SourceStalled(queue=self._queue, ready=stall.ready, idle=stall.seconds))
+            self._events.emit(SourceLost(queue=self._queue, error=error, delay=delay))
+
+    def tell_ready(self, *, is_first: bool) -> None:
+        """Tell that the source is open; `is_first` if it was never lost, or has been well for long."""
+        outage = 0.0 if self._lost_at is None else monotonic() - self._lost_at
+        if self._is_told:
+            log.info("source is back", extra={"queue": self._queue, "outage": round(outage, 3)})
+        elif is_first:
+            log.info("source ready", extra={"queue": self._queue})
+        self._lost_at, self._is_told = None, False
+        if self._events.active:
+            self._events.emit(SourceReady(queue=self._queue, outage=outage))
