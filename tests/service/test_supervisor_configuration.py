@@ -150,13 +150,14 @@ def test_a_file_that_can_be_read_once_serves_all_workers(service: ServiceFolder)
 def test_flags_and_variables_reach_the_workers(service: ServiceFolder) -> None:
     """What is laid over the file counts in every worker."""
     write_service(service.path, HANDLERS, processes=1)
+    service.send("work")
     variables = {"QBRIDGE_LOGGING__FORMAT": "console", "QBRIDGE_SET": "loops.default.concurrency=3 processes=3"}
 
     ended = service.run("run", "--burst", "--log-level", "debug", env=variables)
 
     assert ExitCode.OK == ended.code
     assert {"1", "2", "3"} == {line.split("[")[1][0] for line in ended.errors if "worker started" in line}
-    assert any("debug" in line for line in ended.errors)
+    assert 1 == len([line for line in ended.errors if "debug" in line and "task ended" in line])
 
 
 def test_a_handler_may_run_another_service(service: ServiceFolder) -> None:

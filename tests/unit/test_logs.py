@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 from collections.abc import Iterator
 
@@ -202,3 +203,24 @@ def test_client_libraries_are_told_at_debug_only(
     logging.getLogger("pika.adapters").error("connection failed")
 
     assert told == lines(capsys)
+
+
+def test_each_line_of_a_worker_tells_its_process(capsys: pytest.CaptureFixture[str]) -> None:
+    """One of several worker processes says which one it is, in front of what it says."""
+    configure_logging("info", "console", worker=3)
+    log.info("source lost", extra={"queue": "orders"})
+
+    assert [f"info    [3/{os.getpid()}] source lost queue=orders"] == lines(capsys)
+
+
+def test_each_object_of_a_worker_tells_its_process(capsys: pytest.CaptureFixture[str]) -> None:
+    """In JSON the worker and its process are values of their own; a single process has none of them."""
+    configure_logging("info", "json", worker=3)
+    log.info("source lost", extra={"queue": "orders"})
+    configure_logging("info", "json")
+    log.info("source lost", extra={"queue": "orders"})
+
+    of_worker, single = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+
+    assert (3, os.getpid(), "orders") == (of_worker["worker"], of_worker["pid"], of_worker["queue"])
+    assert not {"worker", "pid"} & single.keys()
