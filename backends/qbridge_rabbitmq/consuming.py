@@ -12,15 +12,15 @@ import itertools
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from enum import Enum
 from typing import Any
 
 from qbridge import Delivery, SourceClosed, SourceError, SourceUnavailable
+from qbridge_rabbitmq.held import Held, Stage
 from qbridge_rabbitmq.link import Channel, Link
-from qbridge_rabbitmq.papers import Papers, read, user_headers
+from qbridge_rabbitmq.papers import read, user_headers
 from qbridge_rabbitmq.tags import acknowledgements
 
-__all__ = ["Consumer", "Held", "Stage"]
+__all__ = ["Consumer"]
 
 #: Seconds that the consumer stays without a receive.
 _LINGER = 0.05
@@ -41,28 +41,6 @@ _DIGESTING = 0.15
 
 #: Each consuming channel counts its deliveries from 1: what was delivered by an earlier one must not be settled.
 _epochs = itertools.count(1)
-
-
-class Stage(Enum):
-    """Where a delivery is between the broker and its settlement."""
-
-    WAITING = "waiting"  # in the buffer
-    OUT = "out"  # with the core
-    LEAVING = "leaving"  # a copy of it is on its way
-
-
-class Held:
-    """One delivery that isn't settled."""
-
-    __slots__ = ("body", "consumer", "papers", "properties", "stage", "tag")
-
-    def __init__(self, tag: int, consumer: str, properties: Any, body: bytes, papers: Papers) -> None:
-        self.tag = tag
-        self.consumer = consumer
-        self.properties = properties
-        self.body = body
-        self.papers = papers
-        self.stage = Stage.WAITING
 
 
 class Consumer:
@@ -102,6 +80,7 @@ class Consumer:
         self._tag: str | None = None  # the consumer's own name while there is one
         self._window = 0  # what it may hold
         self._taken = 0  # what it holds
+        self._copies = 0  # wait for a broker that takes nothing
         self._acked_at = 0.0
         self._frames = 0  # acknowledgements sent without a pause
         self._changing = asyncio.Lock()
@@ -149,17 +128,28 @@ class Consumer:
         Raises:
             SourceUnavailable: The channel is lost.
         """
+        deadline = self._loop.time() + wait
+        if self._copies >= self._most and not await self._room(deadline):
+            return []
         self._is_receiving = True
         self._stop_timer()
         try:
             if not self._buffer and not self.is_woken:
-                await self._fill(limit, self._loop.time() + wait if wait > 0 else None)
+                await self._fill(limit, deadline if wait > 0 else None)
             self.raise_if_lost()
             self.is_woken = False
             return [self._hand_out() for _ in range(min(limit, len(self._buffer)))]
         finally:
             self._is_receiving = False
             self._linger()
+
+    def count_copies(self, change: int) -> None:
+        """Take note of copies that wait for a broker that takes nothing, or wait no longer.
+
+        Their originals stay here, so beyond a measure nothing more is received.
+        """
+        self._copies += change
+        self._notify()
 
     async def receiving_soon(self) -> None:
         """Give a receive that is about to begin the turns of the loop that it needs."""
@@ -264,6 +254,16 @@ class Consumer:
             if len(self._buffer) == before:
                 break
 
+    async def _room(self, deadline: float) -> bool:
+        """Wait until fewer copies wait; return whether it is so."""
+        while self._copies >= self._most and not self.is_woken and self._loop.time() < deadline:
+            self.raise_if_lost()
+            await self._notice(deadline - self._loop.time())
+        self.raise_if_lost()
+        has_room = self._copies < self._most
+        self.is_woken &= has_room
+        return has_room
+
     def _does_not_fit(self, want: int) -> bool:
         free = self._window - self._taken
         return self._tag is None or self._window * 2 < want + self._taken or free > 2 * want
@@ -275,8 +275,11 @@ class Consumer:
             await self._arrival(_GLANCE)
 
     async def _arrival(self, timeout: float) -> None:
-        if self._buffer or self.is_woken or self._lost is not None or timeout <= 0:
-            return
+        if not (self._buffer or self.is_woken or self._lost is not None or timeout <= 0):
+            await self._notice(timeout)
+
+    async def _notice(self, timeout: float) -> None:
+        """Wait until something has happened, or the time is over."""
         self._waiter = self._loop.create_future()
         try:
             async with asyncio.timeout(timeout):

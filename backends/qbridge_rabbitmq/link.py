@@ -26,9 +26,6 @@ __all__ = ["Channel", "Link"]
 
 log = logging.getLogger(__name__)
 
-#: Seconds after which a connection that the broker blocks is given up.
-_BLOCKED_TIMEOUT = 300.0
-
 #: Seconds for a connection to say good-bye before it is cut, and to be gone then.
 _FAREWELL = 0.5
 
@@ -344,7 +341,9 @@ def _parameters(options: RabbitOptions, purpose: str) -> Any:
             erase_on_connect=False,
         ),
         heartbeat=int(options.heartbeat),
-        blocked_connection_timeout=_BLOCKED_TIMEOUT,
+        # A broker short of memory may be so for hours. All that waits for it is bounded elsewhere, and the end of the
+        # connection would bring back what is held, counted as a crash.
+        blocked_connection_timeout=None,
         connection_attempts=1,
         socket_timeout=options.connect_timeout,
         stack_timeout=options.connect_timeout,

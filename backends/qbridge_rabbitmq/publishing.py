@@ -295,7 +295,10 @@ class Publisher:
 
     def _blocked(self) -> SourceFull:
         where = self._link.where if self._link is not None else ""
-        return SourceFull(f"RabbitMQ at {where} takes no messages: it is short of memory or of disk space")
+        return SourceFull(
+            f"RabbitMQ at {where} takes no messages: it is short of memory or of disk space: give it more, or let "
+            "workers drain it"
+        )
 
 
 def _chunks(letters: Sequence[Letter]) -> list[list[Letter]]:

@@ -9,9 +9,10 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from qbridge import Delivery, Outgoing, QueueStats, SourceError
-from qbridge_rabbitmq.consuming import Consumer, Held
+from qbridge_rabbitmq.consuming import Consumer
 from qbridge_rabbitmq.delays import Delays, not_before, step_of
 from qbridge_rabbitmq.graveyard import Graveyard
+from qbridge_rabbitmq.held import Held
 from qbridge_rabbitmq.link import Channel, Link
 from qbridge_rabbitmq.names import QueueNames
 from qbridge_rabbitmq.options import RabbitOptions

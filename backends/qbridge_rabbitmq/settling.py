@@ -12,8 +12,9 @@ from functools import partial
 from typing import Any
 
 from qbridge import Action, Settled, Settlement, SourceError, SourceFull, SourceUnavailable
-from qbridge_rabbitmq.consuming import Consumer, Held, Stage
+from qbridge_rabbitmq.consuming import Consumer
 from qbridge_rabbitmq.delays import LADDER, Delays, not_before, step_of
+from qbridge_rabbitmq.held import Held, Stage
 from qbridge_rabbitmq.names import QueueNames
 from qbridge_rabbitmq.papers import ATTEMPTS, DIED_AT, REASON, copy
 from qbridge_rabbitmq.publishing import Batch, Letter, Publisher
@@ -127,16 +128,31 @@ class Settler:
         except SourceFull:
             # The broker is short of memory, and may be for long. Acknowledgements must not wait for that: the
             # originals stay here, unsettled, until their copies are confirmed.
-            self._unattended.add(batch)
+            self._leave(batch)
             return
         except asyncio.CancelledError:
-            self._unattended.add(batch)
+            self._leave(batch)
             raise
         waiting = self._waiting_copies(batch, copies)
         if waiting:
             await self._send(waiting, await self._delays.ensure({_SHORTEST}))
         else:
             batch.raise_if_failed()
+
+    def _leave(self, batch: Batch) -> None:
+        """Let nobody wait for a batch any more."""
+        if batch.done.done():
+            self._check(batch)
+        else:
+            self._unattended.add(batch)
+            self._consumer.count_copies(len(batch.letters))
+
+    def _check(self, batch: Batch) -> None:
+        """Give up if a batch for which nobody waits has failed."""
+        if _is_lost(batch) or batch.failed:
+            self._consumer.lose(
+                SourceUnavailable("copies of messages did not reach RabbitMQ; the originals come again")
+            )
 
     def _waiting_copies(self, batch: Batch, copies: Sequence[tuple[Held, Letter]]) -> list[tuple[Held, Letter]]:
         """Return copies of what was refused for want of room that wait for it; none if something else is wrong.
@@ -150,20 +166,17 @@ class Settler:
         return [(held, Letter(queue, letter.body, letter.properties)) for held, letter in refused]
 
     def _finish(self, batch: Batch, helds: Sequence[Held], young_for: float, _done: Any) -> None:
-        is_unattended = batch in self._unattended
-        self._unattended.discard(batch)
-        is_lost = batch.done.cancelled() or batch.done.exception() is not None
-        if not is_lost:
+        if not _is_lost(batch):
             copied = [held for position, held in enumerate(helds) if position not in batch.failed]
             if young_for:
                 # A broker that is killed now would lose the copies with their queue: the originals stay until then.
                 self._young.append((asyncio.get_running_loop().call_later(young_for, self._let_go, copied), copied))
             else:
                 self._let_go(copied)
-        if is_unattended and (is_lost or batch.failed):
-            self._consumer.lose(
-                SourceUnavailable("copies of messages did not reach RabbitMQ; the originals come again")
-            )
+        if batch in self._unattended:
+            self._unattended.discard(batch)
+            self._consumer.count_copies(-len(batch.letters))
+            self._check(batch)
 
     def finish(self) -> None:
         """Acknowledge what was waiting for its copy's queue to be safe: the connection is about to end."""
@@ -207,3 +220,8 @@ class Settler:
         papers = held.papers
         properties = copy(held.properties, papers.message_id, attempts=papers.attempts, crashes=papers.crashes)
         return Letter(queue, held.body, properties)
+
+
+def _is_lost(batch: Batch) -> bool:
+    """Return whether a batch that is done ended with its channel."""
+    return batch.done.cancelled() or batch.done.exception() is not None
