@@ -157,9 +157,14 @@ class Campaign:
         if len(sequence) > len({fault.name for fault in sequence}):
             random.Random(seed).shuffle(sequence)
             print(f"\n{self.broker.backend}, {self.family}: QBRIDGE_CHAOS_SEED={seed}")
+        failure: AssertionError | None = None
         for fault in sequence:
-            self.inject(fault)
-        return self.finish(seed)
+            try:
+                self.inject(fault)
+            except AssertionError as exc:  # the books may tell why
+                failure = exc
+                break
+        return self.finish(seed, failure)
 
     def inject(self, fault: Fault) -> Incident:
         """Inject one fault, and wait until work resumes after it; what doesn't resume is found by `finish`."""
@@ -171,11 +176,15 @@ class Campaign:
         self._wait_until_resumed(incident, fault.within)
         return incident
 
-    def finish(self, seed: int = 0) -> Verdict:
+    def finish(self, seed: int = 0, failure: AssertionError | None = None) -> Verdict:
         """Let everything come to its end, stop the workers in order, and check the books.
 
+        Args:
+            seed: What the order of the faults was made of, to be told.
+            failure: Why the last fault could not be injected, if it couldn't.
+
         Raises:
-            AssertionError: They are not well, or a process did not end as it should.
+            AssertionError: They are not well, a process did not end as it should, or there is a failure.
         """
         (self.folder / "stop").touch()
         assert 0 == self._producer.wait(PATIENCE), "the producer did not end well"
@@ -190,9 +199,11 @@ class Campaign:
         self.verdict = check(
             Books(sendings=sendings, entries=entries, incidents=incidents, dead=dead, left=left),
         )
-        record(self, self.verdict, seed)
         wrong = {kind: found[:5] for kind, found in self.verdict.findings.items() if found}
-        assert not wrong, f"{self.broker.backend}, seed {seed}: {wrong}\n{self._tell(wrong)}"
+        if wrong or failure is not None:
+            told = f"{self.broker.backend}, seed {seed}: {wrong}\n{self._tell(wrong)}"
+            raise AssertionError(told) from failure
+        record(self, self.verdict, seed)
         assert [0] * len(codes) == codes, f"a worker did not leave in order: {codes}\n{self._tell()}"
         return self.verdict
 
