@@ -10,6 +10,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from itertools import islice
+from math import isfinite
 from typing import Any
 
 import pydantic_core
@@ -216,10 +217,10 @@ def _has_infinity(values: Iterable[Any]) -> bool:
     """Return whether a float is infinite, at any depth: what the parser makes of `1e999`, without a word."""
     for value in values:
         kind = type(value)
-        if kind is str or kind is int:
+        if kind is str:
             continue
         if kind is float:
-            if value - value != 0.0:  # cheaper than a call of isfinite
+            if not isfinite(value):
                 return True
         elif kind is list:
             if _has_infinity(value):

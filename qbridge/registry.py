@@ -25,6 +25,9 @@ __all__ = ["Handler", "HandlerRegistry", "TaskContext"]
 #: The one text of pydantic's that repeats what was sent.
 _TAG_GIVEN = re.compile(r"^Input tag '.*' (?=found using )", re.DOTALL)
 
+#: Of a thousand arguments that don't fit so many are told.
+_MOST_PROBLEMS = 20
+
 _UNIONS = (typing.Union, types.UnionType)
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -154,12 +157,15 @@ class Handler:
         return positional, named
 
     def _problems(self, exc: ValidationError) -> Iterator[str]:
-        for error in exc.errors(include_url=False, include_context=False, include_input=False):
+        errors = exc.errors(include_url=False, include_context=False, include_input=False)
+        for error in errors[:_MOST_PROBLEMS]:
             path = list(error["loc"])
             if path and isinstance(path[0], int) and path[0] < len(self._positional):
                 path[0] = self._positional[path[0]]
             text = _TAG_GIVEN.sub("Input tag ", error["msg"]) if error["type"] == "union_tag_invalid" else error["msg"]
             yield f"{'.'.join(map(str, path))[:200]}: {text}" if path else text
+        if len(errors) > _MOST_PROBLEMS:
+            yield f"and {len(errors) - _MOST_PROBLEMS} more problems"
 
     def __repr__(self) -> str:
         return f"<Handler {self.name!r} {self.function.__module__}.{getattr(self.function, '__qualname__', '?')}>"

@@ -121,6 +121,19 @@ def test_an_unknown_tag_is_not_repeated() -> None:
     )
 
 
+def test_of_a_thousand_problems_twenty_are_told() -> None:
+    """The text of the error stays small, however much doesn't fit."""
+
+    async def handler(numbers: list[int]) -> None:
+        """Take numbers."""
+
+    told = problems(handler, ["x"] * 1000)
+
+    assert 21 == len(told)
+    assert "numbers.19: Input should be a valid integer, unable to parse string as an integer" == told[19]
+    assert "and 980 more problems" == told[20]
+
+
 def test_too_many_arguments_are_told() -> None:
     """A handler without *args says so of what is too much."""
     assert ("1: Unexpected positional argument",) == problems(_raw_number, 1, 2)

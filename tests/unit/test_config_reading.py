@@ -6,11 +6,9 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from qbridge import ConfigError
-from qbridge.config import load_config, parse_config
+from qbridge.config import load_config
 from qbridge.config.document import MOST_PROBLEMS
 from tests.support.config_backend import BACKENDS, error_of
 
@@ -121,64 +119,3 @@ def test_a_hostile_document_is_refused_in_bounded_time_and_words(text: str) -> N
 
     assert time.monotonic() - started < LONGEST
     assert len(actual) < 200_000
-
-
-def parsed_or_refused(text: str | bytes, env: dict[str, str]) -> None:
-    problems: tuple[str, ...] = ("not refused",)
-    try:
-        parse_config(text, env=env, backends=BACKENDS)
-    except ConfigError as exc:
-        problems = exc.problems
-    assert problems
-    assert [] == [problem for problem in problems if "\n" in problem]
-
-
-WORDS = """
-    handlers queues loops retry shutdown logging processes max_crashes retry_budget recycle signing probes keys
-    orders default backend store url codec type raw task json lease key path tls tags streams first last threads grace level base cap << qbridge
-"""
-NAMES = st.sampled_from(WORDS.split())
-SCALARS = st.one_of(
-    NAMES,
-    st.sampled_from(
-        ["store://h", "${A}", "${A:-1}", "$${", "${", "5s", "-1", "1e999", ".nan", "0x", "~", "on", "&a x"]
-    ),
-    st.sampled_from(["*a", "!!int 1", "'q'", '"\\ud800"', "9" * 30, "[]", "{}", "|\n  x", "# c", "", "\t", "--- x"]),
-    st.text(max_size=8),
-    st.integers().map(str),
-    st.floats().map(str),
-)
-
-
-def flow(children: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-    """Return YAML in braces and brackets, out of smaller YAML."""
-    keys = st.one_of(NAMES, SCALARS)
-    pairs = st.tuples(keys, children).map(lambda pair: f"{pair[0]}: {pair[1]}")
-    return st.one_of(
-        st.lists(children, max_size=3).map(lambda items: f"[{', '.join(items)}]"),
-        st.lists(pairs, max_size=4).map(lambda items: f"{{{', '.join(items)}}}"),
-    )
-
-
-DOCUMENTS = st.lists(
-    st.tuples(NAMES, st.recursive(SCALARS, flow, max_leaves=8)).map(lambda pair: f"{pair[0]}: {pair[1]}\n"), max_size=6
-).map("".join)
-
-
-@given(
-    st.one_of(st.binary(max_size=200), st.text(max_size=200)), st.text(max_size=5).filter(lambda name: "\0" not in name)
-)
-@settings(max_examples=300, deadline=None)
-def test_any_text_is_a_config_or_a_config_error(text: str | bytes, value: str) -> None:
-    """No text and no bytes make anything but a `Config` or a `ConfigError`."""
-    parsed_or_refused(text, {"A": value})
-
-
-@given(DOCUMENTS, st.text(max_size=5), st.tuples(NAMES, NAMES, NAMES), SCALARS)
-@settings(max_examples=400, deadline=None)
-def test_any_document_is_a_config_or_a_config_error(
-    text: str, value: str, path: tuple[str, str, str], override: str
-) -> None:
-    """The same for texts that are nearly a configuration, with variables and overrides."""
-    parsed_or_refused(text, {"A": value, f"QBRIDGE_{'__'.join(path).upper()}": override})
-    parsed_or_refused(START + text, {"A": value, f"QBRIDGE_{'__'.join(path[:2]).upper()}": override})
