@@ -46,7 +46,8 @@ class ExitCode(IntEnum):
     UNREACHABLE = 3
     #: The grace was over: handlers were cancelled, and their messages released.
     GRACE_EXCEEDED = 5
-    #: Work was abandoned: a handler outlived its cancellation, or its end did not reach the broker.
+    #: Work was abandoned: a handler outlived its cancellation, its end did not reach the broker, or a worker process
+    #: died while it drained.
     ABANDONED = 6
     #: A worker process died and another took its place, sooner or later (`processes`, `recycle`).
     CRASHED = 7
