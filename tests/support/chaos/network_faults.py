@@ -155,6 +155,7 @@ def network_faults(network: Network, *, is_short: bool) -> list[Fault]:
     faults = [
         *workers.cut_at_requests(wire.claims | wire.settlements),
         *workers.cut_at_replies(wire.deliveries),
+        *workers.hold_replies(wire.claims),
         *producer.cut_at_requests(wire.sends),
         *(workers.cut_after(count, direction) for direction in ("requests", "replies") for count in counts),
         *(producer.cut_after(count, direction) for direction in ("requests", "replies") for count in counts[::2]),
@@ -205,6 +206,17 @@ class _Side:
         """Yield cuts before something reaches the client that the broker has sent unasked."""
         for step, marker in markers.items():
             yield self._fault(f"{step} lost", self._cut_once(marker, lambda m: self._proxy.cut_at(m, "replies")))
+
+    def hold_replies(self, markers: dict[str, bytes]) -> Iterable[Fault]:
+        """Yield silences of the one connection that asks for something, while the client's other one is well."""
+        for step, marker in markers.items():
+
+            def inject(marker: bytes = marker) -> None:
+                accepted = self._proxy.accepted
+                self._proxy.hold_reply_to(marker)
+                self._proxy.wait_for(lambda: self._proxy.accepted > accepted, self._noticed)
+
+            yield self._fault(f"{step}: reply held", inject)
 
     def cut_after(self, count: int, direction: Direction) -> Fault:
         """Return cuts after so many bytes, of a connection that is under way, and then of one from its beginning."""
