@@ -27,9 +27,6 @@ log = logging.getLogger(__name__)
 #: Seconds between two looks at the loops.
 TICK = 0.25
 
-#: Seconds of one look's delay that may be held against a loop: a busy machine makes looks late, too.
-_MOST_OF_A_LOOK = 1.0
-
 #: Seconds that a fresh loop thread gets to start.
 _START_TIMEOUT = 10.0
 
@@ -161,9 +158,10 @@ class Watchdog:
             worked, busy = process_time() - busy, process_time()
             if passed - tick >= shortest:
                 self._tell_held(passed - tick, worked)
+                passed = tick
             for group, limits in self._groups.items():
                 for thread in group.threads:
-                    await self._look_at(thread, group, limits, min(passed, _MOST_OF_A_LOOK))
+                    await self._look_at(thread, group, limits, passed)
             self._forget_ended()
 
     async def _look_at(self, thread: LoopThread, group: LoopGroup, limits: LoopLimits, passed: float) -> None:
