@@ -101,7 +101,6 @@ class Service:
                 code, is_wedged = runner.run(self._main())
             except SourceMisconfigured as exc:
                 log.error("a broker refuses the configuration", extra={"error": str(exc)})
-                self._tell_end(ExitCode.CONFIG)
                 raise
         if is_wedged:
             log.error("a thread did not end, the process leaves it behind", extra={"exit_code": int(code)})
@@ -124,7 +123,8 @@ class Service:
                 async with self._supervised(bridge):
                     report = await bridge.run(burst=self._burst)
                 code = _exit_code(report)
-                self._tell_end(code)
+                if self._lifeline is not None:
+                    self._lifeline.tell_end(code)
             return code, bridge.is_wedged
 
     @asynccontextmanager
@@ -135,10 +135,6 @@ class Service:
         wear = Wear(self._config.recycle, lambda: bridge.tasks_ended)
         async with self._lifeline.held(stop=lambda now: bridge.stop(now=now), wear=wear.reason):
             yield
-
-    def _tell_end(self, code: ExitCode) -> None:
-        if self._lifeline is not None:
-            self._lifeline.tell_end(code)
 
     @contextmanager
     def _handled_signals(self, bridge: QBridge, loop: asyncio.AbstractEventLoop) -> Iterator[None]:

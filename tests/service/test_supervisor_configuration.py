@@ -77,6 +77,18 @@ def test_a_broker_that_refuses_ends_all(service: ServiceFolder) -> None:
     assert 2 >= len(supervisor.events("worker started"))
 
 
+def test_a_broker_that_is_away_ends_all_if_that_is_wanted(service: ServiceFolder) -> None:
+    """With fail_fast the service ends with 3 instead of starting workers again and again."""
+    write_service(service.path, HANDLERS, queue='{backend: redis, url: "redis://127.0.0.1:1/0"}')
+
+    with Supervised(service.path, "--set", "fail_fast=true") as supervisor:
+        code = supervisor.wait()
+
+    assert ExitCode.UNREACHABLE == code
+    assert [] == supervisor.events("worker died, another is started")
+    assert 1 == len(supervisor.events("worker can't go on, nor could another, all drain"))
+
+
 def test_handlers_that_break_later_end_all(service: ServiceFolder) -> None:
     """A worker that finds broken handlers when it takes a dead one's place is not started again and again: 78."""
     write_service(service.path, HANDLERS)
