@@ -118,7 +118,7 @@ class QBridge:
         senders, self._senders = self._senders, {}
         timeout = SEND_TIMEOUT
         if self._worker is not None:  # no handler is left that sends, and a dead broker must not hold the process
-            timeout = max(_LAST_CLOSE, self._worker.leave_at - monotonic())
+            timeout = max(_LAST_CLOSE, self.leave_at - monotonic())
         await asyncio.gather(*(sender.close(timeout) for sender in senders.values()))
 
     async def send(
@@ -237,6 +237,11 @@ class QBridge:
     def loop_health(self) -> LoopHealth:
         """Which loops of the worker are blocked, and what has happened to them; on the bridge's own loop."""
         return LoopHealth() if self._worker is None else self._worker.loop_health
+
+    @property
+    def leave_at(self) -> float:
+        """When all is closed after a drain at the latest, in monotonic seconds; 0 before handlers have ended."""
+        return 0.0 if self._worker is None else self._worker.leave_at
 
     def _stop(self, now: bool) -> None:
         self._stop_asked = True

@@ -7,16 +7,18 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from enum import IntEnum
+from time import monotonic
 from types import FrameType
 
 from qbridge.bridge import QBridge
 from qbridge.config import Config
 from qbridge.dispatcher import DrainReport
 from qbridge.dumps import stack_dumps
-from qbridge.errors import SourceMisconfigured
+from qbridge.errors import SourceError, SourceMisconfigured, SourceUnavailable
 from qbridge.lifeline import Lifeline
 from qbridge.logs import configure_logging
 from qbridge.loops import LoopImplementation, new_loop
@@ -32,6 +34,9 @@ log = logging.getLogger(__name__)
 #: with 0.5 ms it keeps 58,000 (measured November 2026, CPython 3.11, two cores).
 SWITCH_INTERVAL = 0.0005
 
+#: Seconds that closing the main event loop may take though all the time to leave is used up.
+_LAST_CLOSE = 0.2
+
 
 class ExitCode(IntEnum):
     """How a `qbridge` command ends."""
@@ -42,7 +47,7 @@ class ExitCode(IntEnum):
     FAILURE = 1
     #: The command line is wrong.
     USAGE = 2
-    #: The broker can't be reached (commands that don't wait for it).
+    #: The broker can't be reached: commands don't wait for it, nor does a worker that starts with `fail_fast`.
     UNREACHABLE = 3
     #: The grace was over: handlers were cancelled, and their messages released.
     GRACE_EXCEEDED = 5
@@ -88,6 +93,7 @@ class Service:
 
         Raises:
             SourceMisconfigured: A broker refuses what was configured; the rest was drained.
+            SourceUnavailable: With `fail_fast`: a broker can't be reached at the start; the rest was drained.
         """
         worker = None if self._lifeline is None else self._lifeline.slot
         configure_logging(self._config.logging.level, self._config.logging.format, worker=worker)
@@ -97,17 +103,21 @@ class Service:
         implementations = {loops.implementation for loops in self._config.loops.values()}
         main_loop: LoopImplementation = "asyncio" if implementations == {"asyncio"} else "auto"
         with asyncio.Runner(loop_factory=lambda: new_loop(main_loop)) as runner:
-            try:
-                code, is_wedged = runner.run(self._main())
-            except SourceMisconfigured as exc:
-                log.error("a broker refuses the configuration", extra={"error": str(exc)})
-                raise
-        if is_wedged:
+            code, bridge, fault = runner.run(self._main())
+            # A backend's call that ignores being cancelled, or a name that is looked up, would hold the runner's end.
+            leaving = threading.Timer(max(_LAST_CLOSE, bridge.leave_at - monotonic()), _leave, [code])
+            leaving.daemon = True
+            leaving.start()
+        leaving.cancel()
+        if bridge.is_wedged:
             log.error("a thread did not end, the process leaves it behind", extra={"exit_code": int(code)})
             _leave(code)
+        if fault is not None:
+            raise fault
         return code
 
-    async def _main(self) -> tuple[ExitCode, bool]:
+    async def _main(self) -> tuple[ExitCode, QBridge, SourceError | None]:
+        fault: SourceError | None = None
         async with QBridge.from_config(self._registry, self._config) as bridge:
             blocked_after = min(loops.blocked_after for loops in self._config.loops.values())
             loop = asyncio.get_running_loop()
@@ -120,12 +130,19 @@ class Service:
                         "pid": os.getpid(),
                     },
                 )
-                async with self._supervised(bridge):
-                    report = await bridge.run(burst=self._burst)
-                code = _exit_code(report)
+                try:
+                    async with self._supervised(bridge):
+                        report = await bridge.run(burst=self._burst)
+                    code = _exit_code(report)
+                except SourceMisconfigured as exc:
+                    log.error("a broker refuses the configuration", extra={"error": str(exc)})
+                    code, fault = ExitCode.CONFIG, exc
+                except SourceUnavailable as exc:
+                    log.error("a broker can't be reached, the worker does not wait for it", extra={"error": str(exc)})
+                    code, fault = ExitCode.UNREACHABLE, exc
                 if self._lifeline is not None:
                     self._lifeline.tell_end(code)
-            return code, bridge.is_wedged
+            return code, bridge, fault
 
     @asynccontextmanager
     async def _supervised(self, bridge: QBridge) -> AsyncIterator[None]:

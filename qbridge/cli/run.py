@@ -13,7 +13,7 @@ from qbridge.cli.ends import exit_code_of
 from qbridge.cli.flags import ConfigFile, DebugFlag, Settings, flag, overrides_given
 from qbridge.cli.setting_up import read_config_text, read_handlers
 from qbridge.config import parse_config
-from qbridge.errors import ConfigError, QBridgeError, SourceMisconfigured
+from qbridge.errors import ConfigError, QBridgeError, SourceMisconfigured, SourceUnavailable
 from qbridge.lifeline import Lifeline
 from qbridge.service import ExitCode, Service
 from qbridge.supervisor import Supervisor, needs_supervisor, queues_of_one_process
@@ -67,8 +67,8 @@ def run(
     With processes in the file it starts so many workers, and others for those that die; a signal to this process is
     for all of them.
 
-    Exit codes: 0 drained, 5 handlers were cancelled and their tasks put back, 6 work was abandoned, 7 a worker process
-    has died, 78 the configuration is wrong.
+    Exit codes: 0 drained, 3 a broker was away at the start and fail_fast is set, 5 handlers were cancelled and their
+    tasks put back, 6 work was abandoned, 7 a worker process has died, 78 the configuration is wrong.
     """
     overrides: dict[str, object] = {**overrides_given(settings)}
     if log_level is not None:
@@ -120,6 +120,8 @@ def _work(service: Service) -> int:
         return service.run()
     except SourceMisconfigured:
         return ExitCode.CONFIG  # the service has logged it
+    except SourceUnavailable:
+        return ExitCode.UNREACHABLE  # this one too
     except QBridgeError:
         raise
     except Exception:
