@@ -14,13 +14,13 @@ from time import monotonic
 from qbridge.lifeline import MARKER, Line, Lines
 from qbridge.retry import RetryPolicy
 
-__all__ = ["Restarts", "WorkerProcess"]
+__all__ = ["STEADY", "Restarts", "WorkerProcess"]
 
 #: Pauses between the death of a worker and the start of the next one.
 _PAUSES = RetryPolicy(base=0.5, cap=30.0, backoff="exponential", jitter=True)
 
-#: Seconds after which a worker that dies is no longer taken for one that can't start.
-_STEADY = 60.0
+#: Seconds after which a worker that ends is no longer taken for one that can't last.
+STEADY = 60.0
 
 #: Seconds that a killed process may take to be gone.
 _DYING = 1.0
@@ -36,7 +36,7 @@ class Restarts:
 
     def pause_after(self, lived: float) -> float:
         """Return the seconds to wait before the next process, when one has died after so many seconds."""
-        self._deaths = 1 if lived >= _STEADY else self._deaths + 1
+        self._deaths = 1 if lived >= STEADY else self._deaths + 1
         return _PAUSES.delay_after(self._deaths)
 
 
@@ -50,17 +50,15 @@ class WorkerProcess:
         slot: Which of the supervisor's workers it is, from 1.
         command: What to run.
         configuration: The text of the YAML file.
-        on_heard: Called when it has said something.
+        on_news: Called when it has said something that is not just a sign of life.
 
     Raises:
         OSError: It can't be started.
     """
 
-    def __init__(
-        self, slot: int, command: Sequence[str], configuration: bytes, *, on_heard: Callable[[], None]
-    ) -> None:
+    def __init__(self, slot: int, command: Sequence[str], configuration: bytes, *, on_news: Callable[[], None]) -> None:
         self.slot = slot
-        self._on_heard = on_heard
+        self._on_news = on_news
         self._loop = asyncio.get_running_loop()
         self._lines = Lines()
         self._unsent = bytearray()
@@ -150,20 +148,24 @@ class WorkerProcess:
             self._loop.remove_reader(self._connection)
             return False
         self.seen_at = monotonic()
-        for line in self._lines.feed(received):
-            self._hear(line)
-        self._on_heard()
+        news = [self._hear(line) for line in self._lines.feed(received)]
+        if any(news):
+            self._on_news()
         return True
 
-    def _hear(self, line: Line) -> None:
+    def _hear(self, line: Line) -> bool:
+        """Note what it says; return whether that is news, and not just a sign of life."""
         if line.word == "ready":
             self.is_ready = True
-        elif line.word == "recycle":
+        elif line.word == "recycle" and not self.worn_by:
             self.worn_by = str(line.value)
         elif line.word == "problems" and isinstance(line.value, list):
             self.problems = tuple(map(str, line.value))
         elif line.word == "ended" and isinstance(line.value, int):
             self.told_end = line.value
+        else:
+            return False
+        return True
 
     def _say(self, line: Line) -> None:
         self._unsent += line.encode()

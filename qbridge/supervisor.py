@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic
 
-from qbridge.child import Restarts, WorkerProcess
+from qbridge.child import STEADY, Restarts, WorkerProcess
 from qbridge.config import Config
 from qbridge.errors import ConfigError
 from qbridge.logs import configure_logging
@@ -182,7 +182,7 @@ class Supervisor:
 
     def _start(self, slot: _Slot, changed: asyncio.Event) -> WorkerProcess | None:
         try:
-            process = WorkerProcess(slot.number, self._command, self._text, on_heard=changed.set)
+            process = WorkerProcess(slot.number, self._command, self._text, on_news=changed.set)
         except OSError as exc:
             self._ends.add(ExitCode.CRASHED)
             pause = self._put_off(slot, 0.0)
@@ -209,7 +209,17 @@ class Supervisor:
         elif changing.successor is not None and changing.successor.is_ready:
             worn_one, changing.process, changing.successor = changing.process, changing.successor, None
             if worn_one is not None:
+                self._guard_against_churn(changing, worn_one)
                 worn_one.stop()
+
+    def _guard_against_churn(self, slot: _Slot, worn_one: WorkerProcess) -> None:
+        """Keep the fresh worker for a while, though it is worn out as well, if memory was over the limit so soon."""
+        if worn_one.worn_by.startswith("max_rss") and worn_one.lived < STEADY:
+            pause = self._put_off(slot, worn_one.lived)
+            log.warning(
+                "worker was worn out soon after its start, max_rss may be too low",
+                extra={**_identity(worn_one), "seconds": round(worn_one.lived, 3), "delay": pause},
+            )
 
     def _on_exit(self, process: WorkerProcess, code: int) -> None:
         slot = self._slots[process.slot - 1]

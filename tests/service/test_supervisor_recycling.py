@@ -127,6 +127,21 @@ def test_a_worker_is_recycled_when_it_holds_too_much_memory(service: ServiceFold
     assert ExitCode.OK == code
 
 
+def test_a_limit_that_is_reached_at_once_does_not_keep_processes_changing(service: ServiceFolder) -> None:
+    """A worker that is over max_rss when it starts is recycled, but later each time, and the log says why."""
+    write_service(service.path, HANDLERS, processes=1, recycle="{max_rss: 16MiB}")
+
+    with Supervised(service.path) as supervisor:
+        told = supervisor.wait_for_events("worker was worn out soon after its start, max_rss may be too low", 2)
+        supervisor.wait_for_workers(4)
+        supervisor.terminate()
+        code = supervisor.wait()
+
+    assert 0.25 <= told[0]["delay"] <= 0.5
+    assert 0.5 <= told[1]["delay"] <= 1.0
+    assert ExitCode.OK == code
+
+
 def test_recycling_waits_for_what_runs(service: ServiceFolder) -> None:
     """A handler that runs when its process is worn out may finish, while a fresh one takes what comes."""
     write_service(service.path, HANDLERS, processes=1, concurrency=2, recycle="{max_tasks: 1}")

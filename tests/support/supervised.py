@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from tests.support.worker_process import PATIENCE, WorkerProcess
@@ -28,6 +29,15 @@ class Supervised(WorkerProcess):
         super().__init__(folder, *arguments)
         if command:
             self._command = list(command)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # A test that has failed must not wait for handlers that nobody lets go on.
+        for worker in {int(entry["pid"]) for entry in self.events("worker started")}:
+            if exc is not None and is_alive(worker):
+                self.kill_worker(worker)
+        super().__exit__(kind, exc, traceback)
 
     def events(self, message: str = "") -> list[dict[str, Any]]:
         """Return what was logged, in its order: events with this message, or all of them."""
