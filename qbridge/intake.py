@@ -53,7 +53,10 @@ RECEIVE_MARGIN = 10.0
 CALL_TIMEOUT = 30.0
 
 #: Seconds of the first and the longest pause before a lost source is opened again.
-RECONNECT_BASE, RECONNECT_CAP = 0.2, 15.0
+RECONNECT_BASE, RECONNECT_CAP = 0.2, 5.0
+
+#: Seconds that a connection has to last for the pauses to begin anew when it is lost.
+STEADY = 1.0
 
 #: Seconds that closing a source may take.
 CLOSE_TIMEOUT = 2.0
@@ -290,11 +293,11 @@ class Intake:
                 self.counts.reconnects += was_open
                 was_open = True
                 self.state = IntakeState.READY
-                self._outages.tell_ready(is_first=failures == 0)
+                self._outages.tell_ready()
                 fault = await self._serve()
                 if self.source.capabilities.lease == "connection":
                     self._returns.connection_ended(self._held)
-                if monotonic() - opened_at > RECONNECT_CAP:  # a connection that breaks at once is still the same fault
+                if monotonic() - opened_at > STEADY:  # a connection that breaks at once is still the same fault
                     failures = 0
             await self._close()
             if self._finishing.is_set():
@@ -397,7 +400,7 @@ class Intake:
         self.counts.stalls += isinstance(exc, SourceStalledError)
         exponent = 0 if self._hurrying.is_set() else min(failures - 1, 16)
         delay = min(RECONNECT_CAP, RECONNECT_BASE * 2**exponent) * random.uniform(0.5, 1.0)
-        self._outages.tell_lost(exc, is_first=failures == 1, delay=delay, lasting=RECONNECT_CAP)
+        self._outages.tell_lost(exc, delay=delay)
         await any_within(delay, self._finishing if self._hurrying.is_set() else self._hurrying)
 
     async def _close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from time import monotonic
 
 from qbridge.errors import SourceError
@@ -12,6 +13,9 @@ from qbridge.progress import SourceStalledError
 __all__ = ["Outages"]
 
 log = logging.getLogger("qbridge.intake")
+
+#: Seconds that a source must have been well, or an outage last, for a loss to have a line of its own.
+LASTING = 15.0
 
 
 class Outages:
@@ -27,15 +31,15 @@ class Outages:
         self._events = events
         self._lost_at: float | None = None  # when the outage began, if there is one
         self._is_told = False  # whether the log tells of that outage
+        self._back_at = -math.inf  # when the latest outage ended
+        self._was_ready = False
 
-    def tell_lost(self, exc: Exception, *, is_first: bool, delay: float, lasting: float) -> None:
+    def tell_lost(self, exc: Exception, *, delay: float) -> None:
         """Tell that the source is lost.
 
         Args:
             exc: What it was lost by.
-            is_first: Whether this is the first failure after a time without any.
             delay: Seconds until it is opened again.
-            lasting: Seconds of an outage that is told of though another one came just before it.
         """
         if self._lost_at is None:
             self._lost_at = monotonic()
@@ -43,7 +47,8 @@ class Outages:
         is_mute_timeout = isinstance(exc, TimeoutError) and not str(exc)
         error = "a call to the broker did not return in time" if is_mute_timeout else str(exc) or repr(exc)
         # One line for a loss, however long it lasts. One that follows soon upon another has a line only if it lasts.
-        if not self._is_told and (stall or is_first or monotonic() - self._lost_at > lasting):
+        was_well = self._lost_at - self._back_at > LASTING
+        if not self._is_told and (stall or was_well or monotonic() - self._lost_at > LASTING):
             self._is_told = True
             unexpected = None if isinstance(exc, (SourceError, TimeoutError)) else exc
             log.warning(
@@ -56,13 +61,17 @@ class Outages:
                 self._events.emit(SourceStalled(queue=self._queue, ready=stall.ready, idle=stall.seconds))
             self._events.emit(SourceLost(queue=self._queue, error=error, delay=delay))
 
-    def tell_ready(self, *, is_first: bool) -> None:
-        """Tell that the source is open; `is_first` if it was never lost, or has been well for long."""
-        outage = 0.0 if self._lost_at is None else monotonic() - self._lost_at
+    def tell_ready(self) -> None:
+        """Tell that the source is open."""
+        outage = 0.0
+        if self._lost_at is not None:
+            self._back_at = monotonic()
+            outage = self._back_at - self._lost_at
         if self._is_told:
             log.info("source is back", extra={"queue": self._queue, "outage": round(outage, 3)})
-        elif is_first:
+        elif not self._was_ready:
             log.info("source ready", extra={"queue": self._queue})
+        self._was_ready = True
         self._lost_at, self._is_told = None, False
         if self._events.active:
             self._events.emit(SourceReady(queue=self._queue, outage=outage))

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from qbridge import SourceMisconfigured, intake
+from qbridge import SourceMisconfigured, intake, outages
 from qbridge.events import SourceLost, SourceReady
 from qbridge.intake import IntakeState
 from tests.support.intake_bench import GONE, IntakeBench, log_lines
@@ -101,6 +101,19 @@ async def test_a_flapping_connection_does_not_fill_the_log(
     assert delays[-1] > 8 * delays[0]
 
 
+async def test_a_connection_that_was_steady_is_opened_again_soon(
+    bench: IntakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What worked between two losses does not wait for its return as one that breaks at once does."""
+    monkeypatch.setattr(intake, "STEADY", 0.0)
+    bench.source.break_("receive", GONE)
+
+    await bench.watch.until(lambda: bench.source.calls["open"] >= 8)
+
+    delays = [event.delay for event in bench.told if isinstance(event, SourceLost)]
+    assert max(delays) <= intake.RECONNECT_BASE
+
+
 async def test_an_outage_soon_after_another_is_told_if_it_lasts(
     bench: IntakeBench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,7 +122,7 @@ async def test_an_outage_soon_after_another_is_told_if_it_lasts(
     bench.source.script("receive", GONE)
     await bench.watch.until(lambda: "source is back" in log_lines(caplog))
     caplog.clear()
-    monkeypatch.setattr(intake, "RECONNECT_CAP", 0.05)  # an outage over this long has lasted
+    monkeypatch.setattr(outages, "LASTING", 0.05)  # an outage over this long has lasted
 
     bench.source.break_("open", GONE)
     bench.source.script("receive", GONE)
