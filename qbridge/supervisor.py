@@ -227,7 +227,7 @@ class Supervisor:
             slot.successor = None
         elif process is slot.process:
             slot.process, slot.successor = slot.successor, None
-        end = ExitCode.CONFIG if process.problems else _end_of(process)
+        end = ExitCode.CONFIG if process.problems else _end_of(process, code)
         if end is None:
             self._on_death(slot, process, code)
         elif end in _VAIN:
@@ -297,9 +297,9 @@ class Supervisor:
             process.stop(now=now)
 
 
-def _end_of(process: WorkerProcess) -> ExitCode | None:
+def _end_of(process: WorkerProcess, code: int) -> ExitCode | None:
     """Return the end that a worker has announced, or that it was given before it had begun; None if it died."""
-    if process.told_end is not None:
+    if process.told_end is not None and code != ExitCode.FAILURE:  # something failed after the drain
         return ExitCode(process.told_end)
     return ExitCode.OK if process.is_stopping and not process.is_ready else None
 

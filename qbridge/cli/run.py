@@ -9,7 +9,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-from qbridge.cli.ends import exit_code_of
 from qbridge.cli.flags import ConfigFile, DebugFlag, Settings, flag, overrides_given
 from qbridge.cli.setting_up import read_config_text, read_handlers
 from qbridge.config import parse_config
@@ -97,19 +96,7 @@ def _work_for_supervisor(lifeline: Lifeline, config: Path, overrides: dict[str, 
     except ConfigError as exc:
         lifeline.report(exc.problems)
         return ExitCode.CONFIG
-    try:
-        code = _work(Service(service_config, registry, burst=burst, lifeline=lifeline))
-    except QBridgeError as exc:
-        _tell_if_vain(lifeline, exit_code_of(exc))
-        raise
-    _tell_if_vain(lifeline, code)
-    return code
-
-
-def _tell_if_vain(lifeline: Lifeline, code: int) -> None:
-    """Tell the supervisor of an end that another worker would have as well."""
-    if code in (ExitCode.CONFIG, ExitCode.UNREACHABLE):
-        lifeline.tell_end(code)
+    return _work(Service(service_config, registry, burst=burst, lifeline=lifeline))
 
 
 def _work(service: Service) -> int:

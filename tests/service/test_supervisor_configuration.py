@@ -153,7 +153,7 @@ def test_a_file_that_can_be_read_once_serves_all_workers(service: ServiceFolder)
     text = (service.path / "qbridge.yaml").read_bytes()
     (service.path / "qbridge.yaml").unlink()
 
-    ended = service.run("run", "--burst", "-c", "/dev/stdin", stdin=text, env={"PYTHONPATH": str(service.path)})
+    ended = service.run("run", "--burst", "-c", "/dev/stdin", stdin=text)
 
     assert ExitCode.OK == ended.code
     assert 2 == ended.err.count('"worker started"')
