@@ -64,7 +64,7 @@ class Leases:
             due: Calls under way, and when they must be over; shared with whoever watches them.
             until: What ends this.
         """
-        lease = self._source.lease
+        lease = self._source.lease if self._source.capabilities.lease == "timeout" else None
         interval = float("inf") if lease is None else lease / 3
         look = min(max(self._overtime / 4, _SHORTEST_LOOK), _LONGEST_LOOK)
         fresh_since = next_renewal = monotonic()

@@ -38,8 +38,8 @@ class LoopConfig(Settings):
         blocked_after: Seconds without a sign of life after which a loop is called blocked in the log, at least 0.5.
         replace_after: Seconds without a sign of life after which a loop thread is replaced by another one, at least 1
             and more than blocked_after; none never does. What blocks it has failed, all else it ran is put back.
-        overtime: Seconds that a handler over its timeout keeps its message though it ignores being cancelled; then the
-            message is let go, and another worker may take it.
+        overtime: Seconds that a handler over its timeout keeps its message though it ignores being cancelled; then its
+            attempt has failed, and the message is tried again by its policy. The handler runs on and keeps its slot.
     """
 
     threads: Annotated[int, Field(ge=1, le=64)] = 1
@@ -63,15 +63,17 @@ class LoopConfig(Settings):
 class ShutdownConfig(Settings):
     """How a worker ends: what runs may finish, then it is cancelled, then all that is finished is settled.
 
+    A worker has ended a second after the three together, whatever hangs; by default within Kubernetes' 30 seconds.
+
     Attributes:
-        grace: Seconds in which running handlers may finish after the first signal, at most a day.
+        grace: Seconds from the first signal in which running handlers may finish, at most a day.
         cancel_grace: Seconds in which cancelled handlers may clean up, at most a day.
         flush: Seconds in which finished work is settled, at most a day.
     """
 
     grace: Annotated[Duration, Field(le=_LONGEST_GRACE)] = 25.0
-    cancel_grace: Annotated[Duration, Field(le=_LONGEST_GRACE)] = 3.0
-    flush: Annotated[Duration, Field(le=_LONGEST_GRACE)] = 5.0
+    cancel_grace: Annotated[Duration, Field(le=_LONGEST_GRACE)] = 2.0
+    flush: Annotated[Duration, Field(le=_LONGEST_GRACE)] = 2.0
 
 
 class LoggingConfig(Settings):

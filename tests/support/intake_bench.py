@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
@@ -33,12 +34,15 @@ class Sink:
         self.watch = Watch()
         self.room = 10
         self.wait = 0.1
+        self.gives_room = asyncio.Event()
+        self.gives_room.set()
         self.deliveries: list[Delivery] = []
         self.lost: list[Job] = []
         self.overdue: list[Job] = []
 
     async def claimable(self, intake: Intake) -> tuple[int, float]:
-        """Give the same room each time."""
+        """Give the same room each time, once there is any."""
+        await self.gives_room.wait()
         return self.room, self.wait
 
     def accept(self, intake: Intake, deliveries: Sequence[Delivery]) -> None:
@@ -51,7 +55,8 @@ class Sink:
         self.watch.changed()
 
     def interrupt(self, intake: Intake) -> None:
-        """Do nothing, as nobody waits for room."""
+        """Let whoever waits for room find some."""
+        self.gives_room.set()
 
     def on_settled(self) -> None:
         """Do nothing, as nobody waits for it."""
@@ -68,18 +73,26 @@ class Sink:
 
 
 class IntakeBench:
-    """An intake over a scripted source, with a producer beside it."""
+    """An intake over a scripted source, with a producer beside it.
 
-    def __init__(self, *, lease: float = 30.0) -> None:
+    Args:
+        lease: Seconds.
+        source: Makes the source.
+        **settings: More arguments of the intake.
+    """
+
+    def __init__(
+        self, *, lease: float = 30.0, source: Callable[..., ScriptedSource] = ScriptedSource, **settings: Any
+    ) -> None:
         broker = MemoryBroker()
         self.sink = Sink()
         self.watch = self.sink.watch
-        self.source = ScriptedSource(broker, lease=lease, changed=self.watch.changed)
+        self.source = source(broker, lease=lease, changed=self.watch.changed)
         self.producer = MemorySource("q", broker=broker)
         self.told: list[Event] = []
         hub = EventHub()
         hub.subscribe(self._on_event)
-        self.intake = Intake("q", self.source, consumer=self.sink, events=hub)
+        self.intake = Intake("q", self.source, consumer=self.sink, events=hub, **settings)
         self.life: asyncio.Task[None] | None = None
 
     def _on_event(self, event: Event) -> None:

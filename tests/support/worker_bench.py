@@ -16,6 +16,7 @@ from qbridge.events import Event, EventHub, TaskFinished
 from qbridge.execution import Job
 from qbridge.intake import Intake
 from qbridge.loops import LoopGroup, LoopThread
+from qbridge.retry_budget import RetryBudget
 from qbridge.watchdog import LoopLimits, Watchdog
 from qbridge_memory import MemoryBroker, MemorySource
 from tests.support.jobs import no_send
@@ -93,12 +94,17 @@ class WorkerBench:
         lease: float = 30.0,
         max_message_size: int = 2**20,
         read_ahead: int = 0,
+        new_source: Callable[..., ScriptedSource] = ScriptedSource,
+        budget: RetryBudget | None = None,
+        **settings: Any,
     ) -> ScriptedSource:
-        """Add a queue; return the worker's source for it."""
-        source = ScriptedSource(self.broker, name, lease=lease, changed=self.watch.changed)
-        intake = Intake(name, source, consumer=self.dispatcher, events=self.hub)
+        """Add a queue, with more arguments of its intake; return the worker's source for it."""
+        source = new_source(self.broker, name, lease=lease, changed=self.watch.changed)
+        intake = Intake(name, source, consumer=self.dispatcher, events=self.hub, **settings)
         self.dispatcher.add(
-            intake, Route(codec=codec or JsonCodec(), max_message_size=max_message_size, read_ahead=read_ahead)
+            intake,
+            Route(codec=codec or JsonCodec(), max_message_size=max_message_size, read_ahead=read_ahead),
+            budget,
         )
         self.sources[name], self.intakes[name] = source, intake
         producer = self._producers[name] = MemorySource(name, broker=self.broker)

@@ -46,7 +46,7 @@ def test_the_smallest_file_takes_every_default() -> None:
     assert {"default": LoopConfig(threads=1, concurrency=500, implementation="auto", worker_threads=32)} == config.loops
     assert RetryPolicy() == config.retry
     assert 3 == config.max_crashes
-    assert ShutdownConfig(grace=25, cancel_grace=3, flush=5) == config.shutdown
+    assert ShutdownConfig(grace=25, cancel_grace=2, flush=2) == config.shutdown
     assert LoggingConfig(level="info", format="console") == config.logging
     queue = config.queues["orders"]
     assert ("store", "default", 2**20, 0) == (queue.backend, queue.loops, queue.max_message_size, queue.read_ahead)
