@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 __all__ = ["RabbitAddress", "parse_url"]
 
@@ -48,13 +49,7 @@ def parse_url(url: str) -> RabbitAddress:
     scheme, separator, _ = url.partition("://")
     if not separator or scheme not in _PORTS:
         raise ValueError("the url must begin with amqp:// or amqps://")
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        raise ValueError(
-            f"the url's port is not a number from 1 to 65535, or its host is malformed ({_QUOTING})"
-        ) from None
+    parts, port = _split(url)
     if parts.query or parts.fragment:
         raise ValueError(f"the url has a ? or a # in it: options have names of their own here ({_QUOTING})")
     if port == 0:
@@ -70,3 +65,10 @@ def parse_url(url: str) -> RabbitAddress:
         password=unquote(parts.password) if parts.password else None,
         tls=scheme == "amqps",
     )
+
+
+def _split(url: str) -> tuple[SplitResult, int | None]:
+    with suppress(ValueError):  # not an error's context either: its text repeats a part of the url
+        parts = urlsplit(url)
+        return parts, parts.port
+    raise ValueError(f"the url's port is not a number from 1 to 65535, or its host is malformed ({_QUOTING})")

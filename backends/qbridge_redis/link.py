@@ -18,6 +18,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from qbridge import SourceClosed, SourceError, SourceMisconfigured, SourceUnavailable
 from qbridge_redis.faults import translate
+from qbridge_redis.masking import mask
 from qbridge_redis.options import RedisAddress
 from qbridge_redis.scripts import Script
 from qbridge_redis.tls import check_files, diagnose
@@ -160,6 +161,7 @@ class Link:
         await self._hang_up()
 
     async def _explained(self, exc: BaseException) -> SourceError:
+        mask(exc, self._address.password)
         fault = translate(exc, self.where, "connecting")
         if isinstance(fault, SourceUnavailable) and not isinstance(exc.__context__, ConnectionRefusedError):
             remedy = await diagnose(self._address)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any, Self
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic.functional_validators import ModelWrapValidatorHandler
 
 from qbridge import BackendOptions, Duration
 from qbridge_redis.keys import check_key
+from qbridge_redis.masking import without_inputs
 
 __all__ = ["RedisAddress", "RedisOptions", "parse_url"]
 
@@ -106,6 +109,17 @@ class RedisOptions(BackendOptions):
             raise ValueError("a user name stands both in the url and in `username`: leave one of them out")
         return self
 
+    # The last one is the outermost.
+    @model_validator(mode="wrap")
+    @classmethod
+    def _tell_no_input(cls, given: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        error: ValidationError
+        try:
+            return validate(given)
+        except ValidationError as exc:
+            error = without_inputs(exc)
+        raise error
+
     def address(self) -> RedisAddress:
         """Return where the server is, with the user name and the password from wherever they were given."""
         address = parse_url(self.url.get_secret_value())
@@ -131,13 +145,7 @@ def parse_url(url: str) -> RedisAddress:
     scheme, separator, _ = url.partition("://")
     if not separator or scheme not in ("redis", "rediss", "unix"):
         raise ValueError("the url must begin with redis://, rediss:// or unix://")
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        raise ValueError(
-            f"the url's port is not a number from 1 to 65535, or its host is malformed ({_QUOTING})"
-        ) from None
+    parts, port = _split(url)
     if parts.fragment:
         raise ValueError(f"the url has a # in it ({_QUOTING})")
     if port == 0:
@@ -164,6 +172,13 @@ def parse_url(url: str) -> RedisAddress:
         tls=scheme == "rediss",
         tls_options=_tls_options(query, scheme),
     )
+
+
+def _split(url: str) -> tuple[SplitResult, int | None]:
+    with suppress(ValueError):  # not an error's context either: its text repeats a part of the url
+        parts = urlsplit(url)
+        return parts, parts.port
+    raise ValueError(f"the url's port is not a number from 1 to 65535, or its host is malformed ({_QUOTING})")
 
 
 def _query(parts: SplitResult) -> dict[str, str]:

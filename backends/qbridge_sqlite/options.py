@@ -18,6 +18,8 @@ def _check_names_a_file(given: object) -> object:
         raise ValueError("must name a file, as other processes have to find it (in this process only: backend: memory)")
     if isinstance(text, str) and text.startswith("file:"):
         raise ValueError("must be a plain path, such as ./qbridge.db, not a file: URI")
+    if isinstance(text, str) and "://" in text:  # it may hold a password, which a path would tell in every error
+        raise ValueError("must be a plain path, such as ./qbridge.db, not a URL")
     if isinstance(text, str) and "\0" in text:
         raise ValueError("must be a path, which has no NUL characters")
     return given
