@@ -231,6 +231,44 @@ async def test_a_blocked_loop_can_t_hold_the_stop(bench: LoopBench) -> None:
 
 
 @pytest.mark.usefixtures("short_wind_up")
+async def test_a_fenced_thread_gives_back_what_is_not_its_own(bench: LoopBench) -> None:
+    """It gives back what its loop has not received, takes and hands back nothing more, and is not waited for."""
+    thread = await bench.start()
+    holder, opened = await hold(thread)
+    unreceived = make_job(coroutine, 1)
+    thread.submit([unreceived])
+
+    given = thread.fence()
+    before = monotonic()
+    stopped = await thread.stop(PATIENCE)
+    took = monotonic() - before
+    is_taken = thread.submit([make_job(coroutine, 2)])
+    opened.set()
+    await poll(lambda: not thread.is_wedged)
+
+    assert ([unreceived], []) == given
+    assert (False, False) == (stopped, is_taken)
+    assert took < PATIENCE / 4
+    assert [] == bench.ended
+    assert holder.ended_at
+
+
+async def test_a_fenced_thread_gives_back_what_has_ended(bench: LoopBench) -> None:
+    """What ended before, and lies on its way back, is not lost; the thread ends as soon as its loop turns."""
+    thread = await bench.start()
+    job = make_job(coroutine, 1)
+    thread.submit([job])
+    while not thread._outbox._items:  # this loop must not turn: it would receive the job
+        threading.Event().wait(0.001)
+
+    given = thread.fence()
+    await poll(lambda: not thread.is_alive)
+
+    assert ([], [job]) == given
+    assert [] == bench.ended
+
+
+@pytest.mark.usefixtures("short_wind_up")
 @pytest.mark.parametrize("implementation", ["asyncio", "uvloop"])
 @pytest.mark.parametrize("is_plain", [True, False], ids=["plain function", "to_thread"])
 async def test_a_busy_worker_thread_can_t_hold_the_stop(
