@@ -144,7 +144,8 @@ class SigningConfig(Settings):
         keys: Keys by name, at least 32 bytes each: all that are accepted. Two while one follows another.
         sign_with: Name of the key that messages are signed with; may be left out if there is just one.
         accept_unsigned: Whether messages without a signature are run: only while signing is introduced.
-        max_age: Seconds after its sending for which a signature holds; none lets it hold for ever.
+        max_age: Seconds after its sending for which a signature holds, delays and retries included; none lets it hold
+            for ever.
     """
 
     keys: Annotated[dict[Name, Annotated[SecretStr, AfterValidator(_long_enough)]], Field(min_length=1)]

@@ -72,6 +72,20 @@ def test_the_exceptions_are_in_use() -> None:
     assert ALLOWED == found
 
 
+def test_only_what_shows_messages_reads_them_unverified() -> None:
+    """A codec that verifies signatures is made by the configuration; without one only lists of messages are drawn."""
+    unverified = {
+        str(path.relative_to(ROOT))
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call)
+        and (ast.unparse(node.func).endswith(".codec.create_codec") or ast.unparse(node.func) == "JsonCodec")
+    }
+
+    made_by = {"qbridge/config/models.py", "qbridge/config/queue_models.py"}
+    assert {"qbridge/cli/dead.py", "qbridge/cli/queues.py"} == unverified - made_by
+
+
 @pytest.mark.parametrize(
     "source",
     [
