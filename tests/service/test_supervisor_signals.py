@@ -126,12 +126,11 @@ def test_the_second_signal_cancels_in_all_workers(
 
 
 @pytest.mark.parametrize("stop", STOPS, ids=lambda stop: stop.name)
-def test_the_third_signal_ends_all_workers_at_once(
-    service: ServiceFolder, supervisor: Supervised, stop: signal.Signals
-) -> None:
+def test_the_third_signal_ends_all_workers_at_once(service: ServiceFolder, stop: signal.Signals) -> None:
     """A third signal waits for no worker, leaves none behind, and the exit code is the signal's."""
+    write_service(service.path, HANDLERS, cancel_grace="60s")
     send(service, "stubborn", 2)
-    with supervisor:
+    with Supervised(service.path) as supervisor:
         workers = supervisor.wait_for_workers(2)
         wait_for_lines(supervisor, "started", 2)
         supervisor.signal(stop)

@@ -97,6 +97,7 @@ def write_service(
     processes: int = 2,
     concurrency: int = 1,
     recycle: str = "{}",
+    cancel_grace: str = "0.5s",
     queue: str = "{backend: sqlite, path: ./q.db, lease: 2s}",
 ) -> None:
     """Write a service with a long grace and short limits for all that follows it."""
@@ -107,6 +108,6 @@ def write_service(
         f"processes: {processes}\n"
         f"recycle: {recycle}\n"
         f"loops:\n  default: {{concurrency: {concurrency}}}\n"
-        f"shutdown: {{grace: 60s, cancel_grace: 0.5s, flush: 1s}}\n"
+        f"shutdown: {{grace: 60s, cancel_grace: {cancel_grace}, flush: 1s}}\n"
         f"logging: {{format: json}}\n"
     )
