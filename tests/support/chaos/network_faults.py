@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
 from qbridge.testing import TcpProxy
@@ -47,11 +48,13 @@ ONLY_LONG = (
     "workers: renewal",
     "workers: cut at once",
     "workers: black hole both ways",
-    "workers: black hole for requests",
+    "workers: black hole for",
     "producer: cut at once",
     "producer: black hole",
     "producer: stall",
     "producer: latency",
+    "producer: client gone",
+    "producer: connections refused",
 )
 
 #: Bytes after which a connection is cut: within a handshake, a command, a frame, and between them. The short form
@@ -174,7 +177,7 @@ def network_faults(network: Network, *, is_short: bool) -> list[Fault]:
 
 def silences(network: Network) -> list[Fault]:
     """Return what clients find out by time limits and heartbeats only, for clients with those of users."""
-    return [*_Side(network, network.workers, NOTICED_BY_PATIENT).silences()]
+    return [*_Side(network, network.workers, noticed=NOTICED_BY_PATIENT, outlives_leases=True).silences()]
 
 
 class _Side:
@@ -184,13 +187,16 @@ class _Side:
         network: All of the network.
         proxy: The side's.
         noticed: Seconds within which it gives up a connection on which nothing comes.
+        outlives_leases: Whether outages may be longer than leases: the pauses between attempts to connect grow.
     """
 
-    def __init__(self, network: Network, proxy: TcpProxy, noticed: float = NOTICED) -> None:
+    def __init__(
+        self, network: Network, proxy: TcpProxy, *, noticed: float = NOTICED, outlives_leases: bool = False
+    ) -> None:
         self._proxy = proxy
         self._noticed = noticed
         self._is_workers = proxy is network.workers
-        self._repeats = self._is_workers and network.broker.backend == "rabbitmq"
+        self._repeats = self._is_workers and (outlives_leases or network.broker.backend == "rabbitmq")
         # Workers and RabbitMQ's producers have two connections each.
         self._connections = 4 if self._is_workers else 2 if network.broker.backend == "rabbitmq" else 1
 
@@ -270,9 +276,10 @@ class _Side:
     def _fault(self, name: str, inject: Callable[[], None], *, repeats: bool | None = None) -> Fault:
         name = f"{'workers' if self._is_workers else 'producer'}: {name}"
 
-        def inject_and_restore(_campaign: Campaign, incident: Incident) -> None:
+        def inject_and_restore(campaign: Campaign, incident: Incident) -> None:
             incident.reaches_all = self._repeats if repeats is None else repeats
             incident.aftermath = LEASE if incident.reaches_all else 0.0
+            campaign.wait(lambda: _all_work_again(campaign), f"all workers work again, before {name}")
             self._proxy.wait_for(lambda: self._proxy.open >= self._connections, MET)
             incident.began = time.monotonic()
             try:
@@ -317,3 +324,10 @@ class _Side:
         self._proxy.refuse()
         self._proxy.cut()
         time.sleep(1.0)  # the fault itself
+
+
+def _all_work_again(campaign: Campaign) -> bool:
+    """Return whether each worker has started a task since the last incident was over."""
+    since = max((incident.over_at or 0.0 for incident in campaign.incidents[:-1]), default=0.0)
+    later = takewhile(lambda entry: entry.at > since, reversed(campaign.ledger.entries))
+    return {worker.pid for worker in campaign.workers} <= {entry.process for entry in later if entry.kind == "start"}
