@@ -151,14 +151,15 @@ class Watchdog:
         """Watch until cancelled; begin when the loop threads have started."""
         shortest = min((limits.blocked_after for limits in self._groups.values()), default=math.inf)
         tick = min(TICK, shortest / 2)
-        looked, busy = monotonic(), process_time()
+        looked = monotonic()
         while True:
+            slept, busy = monotonic(), process_time()
             await asyncio.sleep(tick)
+            late = monotonic() - slept - tick
             passed, looked = monotonic() - looked, monotonic()
-            worked, busy = process_time() - busy, process_time()
-            if passed - tick >= shortest:
-                self._tell_held(passed - tick, worked)
-                passed = tick
+            if late >= shortest:
+                self._tell_held(late, process_time() - busy)
+                passed -= late
             for group, limits in self._groups.items():
                 for thread in group.threads:
                     await self._look_at(thread, group, limits, passed)

@@ -12,6 +12,7 @@ import pytest
 from qbridge import LoopFreed, LoopReplaced, TaskFinished, loops, watchdog
 from qbridge.loops import LoopThread
 from qbridge.watchdog import LoopLimits
+from qbridge_memory import ManualClock
 from tests.support.ledger import Ledger, names, send
 from tests.support.waiting import poll
 from tests.support.worker_bench import WorkerBench
@@ -358,3 +359,24 @@ async def test_other_loops_of_the_group_go_on(ledger: BlockingLedger) -> None:
         assert ("hold", "done", 1) in [end[:3] for end in ends(bench)]
         assert 1 == ledger.started.count("other")
         assert 2 == len(bench.group.threads)
+
+
+async def test_a_suspect_that_blocks_holds_nobody_up(ledger: BlockingLedger) -> None:
+    """A message that runs alone, as it may have killed its worker, is given up like any other; then others go on."""
+    clock = ManualClock()
+    async with WorkerBench(ledger.registry, limits=LIMITS, clock=clock) as bench:
+        await bench.add()
+        await send(bench, "block_once", ["culprit"])
+        for _ in range(2):  # it crashes two workers
+            assert await bench.producer().receive(1, 0.0)
+            clock.advance(31.0)
+        await bench.start()
+        await ledger.until_started(1)
+        await send(bench, "work", names(3))
+
+        await bench.until(lambda: told(bench, LoopReplaced))
+        clock.advance(1.0)  # the pause before the next attempt
+        await bench.until(lambda: len([end for end in ends(bench) if end[1] == "done"]) >= 3)
+        ledger.open("culprit")
+
+        assert names(3) == [name for name in ledger.started if name != "culprit"]
