@@ -30,7 +30,7 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -327,6 +327,9 @@ class Campaign:
         return not stats.ready + stats.delayed + stats.in_flight
 
     def _stop_workers(self) -> list[int]:
+        for worker in self.workers:
+            with suppress(AssertionError):  # one that never gets ready doesn't leave in order, which is found
+                worker.wait_until_ready()  # before that it heeds no signal
         for worker in self.workers:
             worker.signal(signal.SIGTERM)
         return [worker.wait() for worker in self.workers]
