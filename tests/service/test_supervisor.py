@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from datetime import datetime
@@ -63,7 +65,7 @@ from qbridge.supervisor import Supervisor
 
 command = [sys.executable, "-m", "qbridge", "run"]
 text = Path("qbridge.yaml").read_bytes()
-sys.exit(Supervisor(load_config("qbridge.yaml"), text, command=command, silence=2.5).run())
+sys.exit(Supervisor(load_config("qbridge.yaml"), text, command=command, silence=4).run())
 """
 
 
@@ -174,6 +176,28 @@ def test_a_frozen_worker_is_killed_and_replaced(service: ServiceFolder) -> None:
 
     assert frozen == killed["pid"] == death["pid"]
     assert [frozen, well] == started[:2]
+    assert ExitCode.CRASHED == code
+
+
+def test_a_service_that_was_frozen_as_a_whole_goes_on(service: ServiceFolder) -> None:
+    """When supervisor and workers could not run, as in a paused container, nobody's silence counts."""
+    write_service(service.path, HANDLERS)
+
+    with Supervised(service.path, command=[sys.executable, "-c", IMPATIENT]) as supervisor:
+        frozen, other = supervisor.wait_for_workers(2)
+        supervisor.stop_worker(frozen)
+        supervisor.signal(signal.SIGSTOP)
+        time.sleep(7)  # what the supervisor takes for a sleep of its own, and longer than silence is borne
+        supervisor.signal(signal.SIGCONT)
+        supervisor.kill_worker(other)
+        supervisor.wait_for_events("worker died, another is started")
+        supervisor.continue_worker(frozen)
+        supervisor.wait_for_workers(3)
+        supervisor.terminate()
+        code = supervisor.wait()
+
+    assert [] == supervisor.events("worker gives no sign of life, it is killed")
+    assert frozen in [entry["pid"] for entry in supervisor.events("worker drained")]
     assert ExitCode.CRASHED == code
 
 

@@ -80,6 +80,10 @@ class Supervised(WorkerProcess):
         """Freeze one of its workers."""
         os.kill(process, signal.SIGSTOP)
 
+    def continue_worker(self, process: int) -> None:
+        """Let a frozen one go on."""
+        os.kill(process, signal.SIGCONT)
+
 
 def is_alive(process: int) -> bool:
     """Return whether a process runs. One that has ended and that nobody has asked for its exit code doesn't."""
