@@ -91,6 +91,7 @@ class LoopThread:
         self.is_closing = False
         self._home = asyncio.get_running_loop()
         self._on_ended = on_ended
+        self._last_ended: list[Job] = []
         self._loop = new_loop(implementation)
         self._outbox: Mailbox[Job] = Mailbox(self._home, self._hand_back)
         self._executor = Executor(
@@ -158,6 +159,13 @@ class LoopThread:
         """Look at what the thread does just now; worth something only while its loop is blocked."""
         return look(self._thread.ident, self._loop, list(self._executor.running))
 
+    def just_ended(self) -> list[Job]:
+        """Return the jobs whose handlers have ended just now, and forget them: the last batch that was handed back, and
+        plain functions of whose end the loop has not heard yet.
+        """
+        ended, self._last_ended = self._last_ended, []
+        return ended + [job for job, call in list(self._executor.calls.items()) if call.done()]
+
     def call_of(self, job: Job) -> Future[Any] | None:
         """Return what was handed to a worker thread for a job whose handler is a plain function, until it has ended."""
         return self._executor.calls.get(job)
@@ -204,6 +212,7 @@ class LoopThread:
 
     def _hand_back(self, jobs: list[Job]) -> None:
         if not self.is_fenced:
+            self._last_ended = jobs
             self._on_ended(jobs)
 
     def _call(self, function: Callable[..., object], *args: object) -> None:

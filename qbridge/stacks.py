@@ -52,10 +52,10 @@ def look(ident: int | None, loop: asyncio.AbstractEventLoop, running: Iterable[J
     return Sight(tuple(suspects), _describe(frame))
 
 
-def jobs_on_threads() -> list[Job]:
-    """Return the jobs whose handlers are on the stack of any thread, those that started first before the others."""
+def jobs_on_threads() -> set[Job]:
+    """Return the jobs whose handlers are on the stack of any thread."""
     found = [_job_on(frame) for frame in sys._current_frames().values()]
-    return sorted({job for job in found if job is not None}, key=lambda job: job.started_at)
+    return {job for job in found if job is not None}
 
 
 def _job_on(frame: FrameType | None) -> Job | None:

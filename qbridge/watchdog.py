@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from qbridge import loops
 from qbridge.events import EventHub, LoopBlocked, LoopFreed, LoopReplaced
+from qbridge.execution import Job
 from qbridge.journal import identity
 from qbridge.loops import LoopGroup, LoopThread
 from qbridge.stacks import Sight, jobs_on_threads
@@ -32,6 +33,9 @@ _START_TIMEOUT = 10.0
 
 #: Loop threads of one group that were given up and have not ended, above which no more are replaced.
 MAX_FENCED = 10
+
+#: The part of the time in which the main loop was held up that a handler must have run to be named.
+_NEARLY_ALL = 0.8
 
 #: Handlers that are named when the main loop was held up.
 _MAX_NAMED = 5
@@ -157,12 +161,12 @@ class Watchdog:
             await asyncio.sleep(tick)
             late = monotonic() - slept - tick
             passed, looked = monotonic() - looked, monotonic()
+            ended = [job for group in self._groups for thread in group.threads for job in thread.just_ended()]
             if late >= shortest:
-                self._tell_held(late, process_time() - busy)
-                passed -= late
+                self._tell_held(late, process_time() - busy, ended)
             for group, limits in self._groups.items():
                 for thread in group.threads:
-                    await self._look_at(thread, group, limits, passed)
+                    await self._look_at(thread, group, limits, passed - late)
             self._forget_ended()
 
     async def _look_at(self, thread: LoopThread, group: LoopGroup, limits: LoopLimits, passed: float) -> None:
@@ -257,10 +261,18 @@ class Watchdog:
                 extra={"loop_thread": thread.name, "given_up": len(group.fenced)},
             )
 
-    def _tell_held(self, seconds: float, worked: float) -> None:
-        """Tell that this loop could not run, with the handlers that were on the way then: one of them may be why."""
+    def _tell_held(self, seconds: float, worked: float, ended: list[Job]) -> None:
+        """Tell that this loop could not run, with the handlers that were on the way all that time: one may be why."""
         self._held_total += 1
-        named = [f"{job.message.task} ({job.message.id})" for job in jobs_on_threads()[:_MAX_NAMED]]
+        # Whoever held the interpreter may go on, or be done, before this loop runs.
+        began = monotonic() - seconds * _NEARLY_ALL
+        suspects = [
+            job
+            for job in {*jobs_on_threads(), *ended}
+            if job.started_at <= began and (not job.ended_at or job.ended_at - job.started_at >= seconds * _NEARLY_ALL)
+        ]
+        suspects.sort(key=lambda job: job.started_at)
+        named = [f"{job.message.task} ({job.message.id})" for job in suspects[:_MAX_NAMED]]
         log.warning(
             "the main loop was held up",
             extra={"seconds": round(seconds, 3), "cpu_seconds": round(worked, 3), "handlers": ", ".join(named)},

@@ -13,7 +13,7 @@ import pytest
 from qbridge import LoopBlocked, LoopFreed, loops
 from qbridge.watchdog import LoopLimits
 from tests.support.ledger import Ledger, names, send
-from tests.support.waiting import Latch
+from tests.support.waiting import Latch, poll
 from tests.support.worker_bench import WorkerBench
 
 #: A loop is called blocked after a tenth of a second, and never given up.
@@ -252,24 +252,50 @@ async def test_nothing_is_claimed_for_a_blocked_loop(ledger: Ledger) -> None:
         assert ["culprit", *names(5)] == ledger.started
 
 
+@pytest.mark.parametrize("is_plain", [True, False], ids=["plain function", "coroutine"])
 async def test_a_held_interpreter_is_told_and_held_against_no_loop(
-    ledger: Ledger, caplog: pytest.LogCaptureFixture
+    ledger: Ledger, caplog: pytest.LogCaptureFixture, is_plain: bool
 ) -> None:
-    """C code that stops everything: who is on the way then is named, and no loop is called blocked for it."""
+    """C code that stops everything: who was on the way is named, and no loop is called blocked for it."""
 
-    async def hold_all() -> None:
+    def hold_in_thread() -> None:
         ctypes.PyDLL(None).usleep(900_000)  # a PyDLL keeps the interpreter
 
-    ledger.registry.task(hold_all)
+    async def hold_on_loop() -> None:
+        hold_in_thread()
+
+    function = hold_in_thread if is_plain else hold_on_loop
+    ledger.registry.task(function)
     async with WorkerBench(ledger.registry, limits=LoopLimits(blocked_after=0.5, replace_after=0.6)) as bench:
         await bench.add()
         await bench.start()
-        await bench.send("hold_all", ())
-        await bench.until_finished(1)
-        await bench.until(lambda: bench.watchdog.health.held_total)
+        await send(bench, "work", names(3))
+        await bench.until_finished(3)
+        await bench.send(function.__name__, ())
+        await bench.until_finished(4)
+        await poll(lambda: bench.watchdog.health.held_total)
         line = logged(caplog, "the main loop was held up")[0]
         health = bench.watchdog.health
 
         assert 0.5 <= line.seconds < 5
-        assert line.handlers.startswith("hold_all (")
+        assert line.handlers.startswith(f"{function.__name__} (")
+        assert 1 == line.handlers.count("(")
         assert (0, 0) == (health.blocked_total, health.replaced_total)
+
+
+async def test_a_hold_that_is_too_short_to_be_told_blocks_no_loop_either(ledger: Ledger) -> None:
+    """A look that comes late is held against no loop, however late."""
+
+    async def hold_all() -> None:
+        for _ in range(4):
+            ctypes.PyDLL(None).usleep(400_000)
+            await asyncio.sleep(0.01)
+
+    ledger.registry.task(hold_all)
+    async with WorkerBench(ledger.registry, limits=LoopLimits(blocked_after=0.5, replace_after=None)) as bench:
+        await bench.add()
+        await bench.start()
+        await bench.send("hold_all", ())
+        await bench.until_finished(1)
+
+        assert [] == told(bench, LoopBlocked)
