@@ -160,6 +160,8 @@ class Intake:
         self._finishing = asyncio.Event()  # end when that is done
         self._broken = asyncio.Event()  # this connection is lost
         self._claiming: Claiming | None = None  # of this connection
+        self._is_tied = False  # whether what is in flight comes back when its connection ends
+        self._is_noted = False  # whether it is known what is held, for the deliveries that are being accepted
         self._does_not_wait = False  # whether the log tells that the source's receive doesn't wait
 
     @property
@@ -206,6 +208,9 @@ class Intake:
 
         A job that runs goes on for it, and one that has ended decides its end: it is not run again.
         """
+        if delivery.crashes and not self._is_noted:
+            self._is_noted = True
+            self._returns.note_held(self._held)
         old = self._returns.replaced_by(delivery, self._held)
         if old is not None:
             job = self._held.pop(old)
@@ -293,10 +298,11 @@ class Intake:
                 self.counts.reconnects += was_open
                 was_open = True
                 self.state = IntakeState.READY
+                self._is_tied = self.source.capabilities.lease == "connection"
                 self._outages.tell_ready()
                 fault = await self._serve()
-                if self.source.capabilities.lease == "connection":
-                    self._returns.connection_ended(self._held)
+                if self._is_tied:
+                    self._returns.note_held(self._held)
                 if monotonic() - opened_at > STEADY:  # a connection that breaks at once is still the same fault
                     failures = 0
             await self._close()
@@ -373,6 +379,7 @@ class Intake:
 
     def _accept(self, deliveries: Sequence[Delivery]) -> None:
         self.is_idle = not deliveries
+        self._is_noted = self._is_tied
         self._consumer.accept(self, deliveries)
 
     def _give_back(self, deliveries: Sequence[Delivery]) -> None:

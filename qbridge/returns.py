@@ -1,10 +1,11 @@
 """Returns: deliveries that come back to the very worker that works on them, or has finished with them.
 
 Where the connection is the lease, each lost connection gives all messages in flight back to the queue, and the broker
-takes that for a crash of their worker. But the worker lives: its handlers run on. If such a message comes back to it,
-running it again would be running it twice, and three outages during a long handler would make it a killer. So the new
-delivery is put in the place of the old one, and the handler that runs goes on for it. In the same way a message whose
-end reached the broker too late is settled as it ended, and not run again.
+takes that for a crash of their worker; so does a lease that ran out while the whole process was stopped. But the worker
+lives: its handlers run on. If such a message comes back to it, running it again would be running it twice, and three
+outages during a long handler would make it a killer. So the new delivery is put in the place of the old one, and the
+handler that runs goes on for it. In the same way a message whose end reached the broker too late is settled as it
+ended, and not run again.
 """
 
 from __future__ import annotations
@@ -44,19 +45,20 @@ class Returns:
     """What one queue's worker knows of messages that may come back to it. Belongs to the main thread's loop."""
 
     def __init__(self) -> None:
-        self._lost: dict[str, Delivery] = {}
+        # By name, what may come back though it is held here.
+        self._known: dict[str, Delivery] = {}
         self._endings: OrderedDict[str, _Ending] = OrderedDict()
 
-    def connection_ended(self, held: Iterable[Delivery]) -> None:
-        """Note what was in flight on a connection that has ended, where that gives it back to the queue."""
-        self._lost = {delivery.message_id: delivery for delivery in held}
+    def note_held(self, held: Iterable[Delivery]) -> None:
+        """Note what is held, all of which may come back: its connection has ended, or its leases may have run out."""
+        self._known = {delivery.message_id: delivery for delivery in held}
 
     def replaced_by(self, delivery: Delivery, held: Mapping[Delivery, object]) -> Delivery | None:
-        """Return the delivery, still held, of which this one is the return; None if there is none. Asked once."""
-        old = self._lost.get(delivery.message_id)
+        """Return the delivery, still held, of which this one is the return; None if there is none. Told once."""
+        old = self._known.get(delivery.message_id)
         if old is None or old not in held or not _is_return(old, delivery) or old.body != delivery.body:
             return None
-        del self._lost[delivery.message_id]
+        del self._known[delivery.message_id]
         return old
 
     def note_late(self, settlement: Settlement) -> None:

@@ -68,13 +68,13 @@ async def test_a_backend_that_waits_is_never_slowed(caplog: pytest.LogCaptureFix
 async def test_a_receive_that_ignores_being_cancelled_is_left_behind() -> None:
     """The source is opened again and brings messages; what the old receive brings in the end is put back."""
     bench = IntakeBench(source=StubbornSource)
-    assert isinstance(bench.source, StubbornSource)
+    source = bench.source
+    assert isinstance(source, StubbornSource)
     await bench.start()
     [first] = await bench.claim(1)
-    bench.sink.room = 1
 
-    bench.source.let_go.set()
-    await bench.watch.until(lambda: bench.source.late_result is not None)
+    source.let_go.set()
+    await bench.watch.until(lambda: source.late_result is not None)
     bench.intake.settle(first.ack())
     await bench.watch.until(lambda: "m0" in bench.settled)
     await bench.end()
