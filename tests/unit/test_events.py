@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from qbridge.events import Event, EventHub, SourceReady
@@ -69,6 +71,37 @@ def test_a_listener_that_fails_is_dropped_and_told_of_once(caplog: pytest.LogCap
     assert "broken" in record.__dict__["listener"]
     assert record.exc_info is not None
     assert isinstance(record.exc_info[1], ZeroDivisionError)
+
+
+@pytest.mark.parametrize("fault", [SystemExit, GeneratorExit, asyncio.CancelledError])
+def test_a_listener_can_t_end_the_worker(fault: type[BaseException], caplog: pytest.LogCaptureFixture) -> None:
+    """What would end a thread or cancel a task is a listener's own fault like any other."""
+    hub = EventHub()
+    told: list[Event] = []
+
+    def leaving(event: Event) -> None:
+        raise fault
+
+    hub.subscribe(leaving)
+    hub.subscribe(told.append)
+
+    hub.emit(FIRST)
+
+    assert [FIRST] == told
+    assert ["an event listener failed and is dropped"] == caplog.messages
+
+
+def test_the_keyboard_is_no_listener() -> None:
+    """Ctrl-C that arrives while a listener is told is nobody's fault, and goes where it belongs."""
+    hub = EventHub()
+
+    def interrupted(event: Event) -> None:
+        raise KeyboardInterrupt
+
+    hub.subscribe(interrupted)
+
+    with pytest.raises(KeyboardInterrupt):
+        hub.emit(FIRST)
 
 
 def test_a_listener_may_leave_while_it_is_told() -> None:

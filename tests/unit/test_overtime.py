@@ -33,9 +33,9 @@ class Deaf:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        self.registry.task(self.deaf, timeout=TIMEOUT, retry=QUICK)
-        self.registry.task(self.threaded, timeout=TIMEOUT, retry=QUICK)
-        self.registry.task(self.last, timeout=TIMEOUT, retry=RetryPolicy(max_attempts=1))
+        self.registry.task(timeout=TIMEOUT, retry=QUICK)(self.deaf)
+        self.registry.task(timeout=TIMEOUT, retry=QUICK)(self.threaded)
+        self.registry.task(timeout=TIMEOUT, retry=RetryPolicy(max_attempts=1))(self.last)
         self.registry.task(self.unlimited)
 
     async def deaf(self, name: str) -> None:
