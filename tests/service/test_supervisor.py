@@ -68,6 +68,21 @@ text = Path("qbridge.yaml").read_bytes()
 sys.exit(Supervisor(load_config("qbridge.yaml"), text, command=command, silence=4).run())
 """
 
+#: A supervisor of workers that say they have drained, and then fail.
+OF_LIARS = """
+import sys
+from pathlib import Path
+from qbridge.config import load_config
+from qbridge.supervisor import Supervisor
+
+work = (
+    "import sys; from qbridge.lifeline import Lifeline; lifeline = Lifeline.from_environment(); "
+    "lifeline.configuration(); lifeline.tell_end(0); sys.exit(1)"
+)
+text = Path("qbridge.yaml").read_bytes()
+sys.exit(Supervisor(load_config("qbridge.yaml"), text, command=[sys.executable, "-c", work], burst=True).run())
+"""
+
 
 @pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.redis)])
 def queue(request: pytest.FixtureRequest) -> Iterator[str]:
@@ -139,6 +154,17 @@ def test_an_exit_code_of_0_is_a_crash_if_nobody_asked_for_it(service: ServiceFol
         code = supervisor.wait()
 
     assert "0" == death["exit"]
+    assert ExitCode.CRASHED == code
+
+
+def test_a_failure_after_the_drain_is_a_crash(service: ServiceFolder) -> None:
+    """A worker that has announced a good end, and fails while it closes what is left, has failed."""
+    write_service(service.path, HANDLERS)
+
+    with Supervised(service.path, command=[sys.executable, "-c", OF_LIARS]) as supervisor:
+        code = supervisor.wait()
+
+    assert ["1", "1"] == [death["exit"] for death in supervisor.events("worker died before it was ready")]
     assert ExitCode.CRASHED == code
 
 
