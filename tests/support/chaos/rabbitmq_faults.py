@@ -19,8 +19,8 @@ __all__ = ["QUICK", "SLOW"]
 #: Seconds in which a fault is met under load; those that frozen connections take are some heartbeats.
 _MET, _NOTICED = 15.0, 20.0 * LEASE
 
-#: Sends that were refused, and handlers that ended meanwhile, before an alarm is taken back.
-_ENOUGH = 30
+#: Handlers that end before an alarm begins, and messages that are refused during it; each waits some seconds for room.
+_FLOW, _REFUSED = 30, 3
 
 
 def _server(campaign: Campaign) -> RabbitServer:
@@ -81,11 +81,11 @@ def _alarm(*, begin: tuple[str, str], end: tuple[str, str]) -> Callable[[Campaig
     def inject(campaign: Campaign, incident: Incident) -> None:
         server = _server(campaign)
         before = campaign.ledger.read().count["end"]
-        campaign.wait(lambda: campaign.ledger.count["end"] > before + _ENOUGH, "tasks flow", _MET)
+        campaign.wait(lambda: campaign.ledger.count["end"] > before + _FLOW, "tasks flow", _MET)
         refused = _refused(campaign)
         server.ctl(*begin)
         try:
-            campaign.wait(lambda: _refused(campaign) > refused + _ENOUGH, "sends are refused", _MET)
+            campaign.wait(lambda: _refused(campaign) > refused + _REFUSED, "sends are refused", _MET)
             # What is copied, as retries are, waits for the end of the alarm; all else is run and acknowledged.
             campaign.wait(lambda: _server_holds(campaign) == 0, "consumers drain it", _MET)
         finally:
