@@ -95,8 +95,8 @@ class Claiming:
         if self._asked_since is not None:
             self._asked_since = monotonic()
 
-    async def run(self) -> None:
-        """Claim until nothing more is to be claimed, or the connection is lost."""
+    async def run(self, finishing: asyncio.Event) -> None:
+        """Claim until nothing more is to be claimed; return when `finishing` is set, or the connection is lost."""
         while not self._stopping.is_set() and not self._broken.is_set():
             if not self._has_room.is_set():
                 await any_within(None, self._has_room, self._stopping, self._broken)
@@ -120,6 +120,8 @@ class Claiming:
                     "the backend doesn't wait for messages as it should, it is asked less often",
                     extra={"queue": self._queue, "source": type(self._source).__qualname__},
                 )
+        # Settling and renewing go on until all is settled or the connection is lost.
+        await any_within(None, finishing, self._broken)
 
     async def _receive(self, limit: int, wait: float) -> bool:
         deliveries: Sequence[Delivery] = ()

@@ -13,18 +13,18 @@ from time import monotonic
 from qbridge.admission import Admission, Route
 from qbridge.calls import any_within
 from qbridge.draining import DrainReport, DrainTally
+from qbridge.endings import Endings
 from qbridge.events import EventHub, LeaseLost, TimeoutIgnored
 from qbridge.execution import CancelReason, Job, failed
 from qbridge.intake import RECEIVE_WAIT, Intake
-from qbridge.journal import ending, finished_event, identity, log_failure
+from qbridge.journal import identity, log_failure
 from qbridge.lanes import Feed, Lane
 from qbridge.lingering import Lingering, overdue
 from qbridge.loops import LoopGroup, LoopThread
 from qbridge.registry import HandlerRegistry
 from qbridge.retry import RetryPolicy
 from qbridge.retry_budget import RetryBudget
-from qbridge.returns import settlement_for
-from qbridge.source import Action, DeadLetterReason, Delivery
+from qbridge.source import Delivery
 from qbridge.stacks import Sight
 from qbridge.takeover import heir_of
 
@@ -37,9 +37,6 @@ _STOP_CLAIMING = 2.0
 
 #: Seconds for which a message that came back waits for the end of an earlier run here; then its attempt has failed.
 _LONGEST_WAIT = 60.0
-
-#: How handlers end that did not do what they were to do.
-_FAILURES = frozenset({(Action.RETRY, ""), (Action.DEAD_LETTER, DeadLetterReason.EXHAUSTED)})
 
 
 class Dispatcher:
@@ -76,9 +73,7 @@ class Dispatcher:
         self._alone: Job | None = None  # the suspect that runs
         self._is_wary = False  # whether the last claim brought a suspect: more are likely to follow
         self._draining = False
-        self._is_debugging = False
-        self._tally = dict.fromkeys(Action, 0)
-        self._drain_tally: DrainTally | None = None
+        self._endings = Endings(events)
         self._idle = asyncio.Event()
         #: Set each time a claim has found nothing while nothing runs; whoever waits for it clears it first.
         self.found_nothing = asyncio.Event()
@@ -102,7 +97,7 @@ class Dispatcher:
     @property
     def tasks_ended(self) -> int:
         """How many handlers have ended in this worker and were settled, well or not."""
-        return sum(self._tally.values())
+        return sum(self._endings.tally.values())
 
     @property
     def _is_done(self) -> bool:
@@ -154,8 +149,8 @@ class Dispatcher:
         """Cancel the handler of a delivery whose lease is lost; nothing is settled (`Consumer.lose`)."""
         if self._events.active:
             self._events.emit(LeaseLost(queue=job.queue, task=job.message.task, message_id=job.message.id))
-        if self._drain_tally is not None:
-            self._drain_tally.lost += 1
+        if self._endings.drain is not None:
+            self._endings.drain.lost += 1
         for _ in self._lingering.take_waiting(job):
             return
         if job.thread is not None:
@@ -174,18 +169,18 @@ class Dispatcher:
         ended = overdue(job, ran)
         job.owner.hold(job.delivery, ended)
         self._lingering.add(job)
-        self._settle(ended)
+        self._endings.settle(ended)
         self._advance()
 
     def on_ended(self, jobs: Sequence[Job]) -> None:
         """Settle jobs that loop threads hand back, and fill the room that they leave."""
-        self._is_debugging = log.isEnabledFor(logging.DEBUG)
+        self._endings.begin()
         for job in jobs:
             job.thread.in_flight -= 1
             if job is self._alone:
                 self._alone = None
             if job.owner.has(job):
-                self._settle(job)
+                self._endings.settle(job)
             else:  # its message was given up before it ended
                 self._note_late_end(job)
         self._advance()
@@ -236,7 +231,7 @@ class Dispatcher:
         hurry = hurry or asyncio.Event()
         until = monotonic() + grace
         self._draining = True
-        tally = self._drain_tally = DrainTally(self._routes)
+        tally = self._endings.drain = DrainTally(self._routes)
         for intake in self._routes:
             intake.stop_claiming()
         # What a claim brings now is released behind what waits here, which is older and goes to the front after it.
@@ -254,7 +249,7 @@ class Dispatcher:
     async def flush(self, timeout: float) -> DrainReport:
         """The second part of a drain: settle all that is to be settled, within `timeout` seconds."""
         await asyncio.gather(*(intake.finish(timeout) for intake in self._routes))
-        return DrainReport() if self._drain_tally is None else self._drain_tally.report()
+        return DrainReport() if self._endings.drain is None else self._endings.drain.report()
 
     def _advance(self) -> None:
         """Start what can start, tell intakes of free credit, and note whether all is done."""
@@ -281,36 +276,10 @@ class Dispatcher:
         else:
             lane.pending.append(job)
 
-    def _settle(self, job: Job) -> None:
-        """Settle a job that has ended, and tell of it."""
-        settlement = job.settlement
-        if settlement is None:
-            job.owner.forget(job.delivery)
-        else:
-            if settlement.delivery is not job.delivery:  # it came back while it ran
-                settlement = settlement_for(job.delivery, settlement)
-            if settlement.action is Action.ACK:
-                job.owner.counts.succeeded += 1
-            elif (settlement.action, settlement.reason) in _FAILURES:
-                job.owner.counts.failed += 1
-            self._tally[settlement.action] += 1
-            if self._drain_tally is not None:
-                self._drain_tally.ended[settlement.action] += 1
-            job.owner.settle(settlement)
-            if settlement.error:
-                log_failure(job, settlement)
-        self._tell(job)
-
-    def _tell(self, job: Job) -> None:
-        if self._is_debugging:
-            log.debug("task ended", extra=identity(job) | ending(job))
-        if self._events.active:
-            self._events.emit(finished_event(job))
-
     def _note_late_end(self, job: Job) -> None:
         job.owner.counts.suppressed += 1
         if job.settlement is None:  # its lease was lost; of the others was told when they were given up
-            self._tell(job)
+            self._endings.tell(job)
         waiting = self._lingering.ended(job)
         if waiting is not None:
             self._place(waiting, self._routes[waiting.owner][1])
@@ -380,8 +349,8 @@ class Dispatcher:
             job.owner.settle(job.delivery.release())
 
     def _settle_unstarted(self, job: Job) -> None:
-        if self._drain_tally is not None:
-            self._drain_tally.released_unstarted += job.cancel_reason is not CancelReason.LEASE_LOST
+        if self._endings.drain is not None:
+            self._endings.drain.released_unstarted += job.cancel_reason is not CancelReason.LEASE_LOST
         self._put_back(job)
 
     def _release_unstarted(self) -> None:

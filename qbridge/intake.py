@@ -32,7 +32,7 @@ from qbridge.execution import Job
 from qbridge.leases import Leases
 from qbridge.outages import Outages
 from qbridge.progress import Progress, SourceStalledError
-from qbridge.returns import Returns, settlement_for
+from qbridge.returns import Returns
 from qbridge.settling import Settling
 from qbridge.source import Delivery, QueueSource, Settlement
 
@@ -104,8 +104,7 @@ class Intake:
         source: The source, unopened; the intake opens and closes it.
         consumer: Where claimed messages go.
         events: Where losses and returns are told.
-        stalled_after: Seconds in which nothing arrives, though messages are ready and there is room for them, after
-            which the connection is made anew; None never does.
+        stalled_after: Seconds of nothing, though messages are ready, before connecting anew; None never does.
         overtime: Seconds that a handler over its timeout keeps its message though it ignores being cancelled.
         fail_fast: Whether `run` ends if the source can't be opened the first time, instead of waiting for it.
 
@@ -204,32 +203,17 @@ class Intake:
         self._held.pop(delivery, None)
 
     def take_back(self, delivery: Delivery) -> bool:
-        """Take a delivery that has come back to the work that is done for it here, or was; return whether there is any.
-
-        A job that runs goes on for it, and one that has ended decides its end: it is not run again.
-        """
+        """Give a delivery that has come back to the job that runs for it here, or has ended; return whether one does."""
         if delivery.crashes and not self._is_noted:
             self._is_noted = True
             self._returns.note_held(self._held)
-        old = self._returns.replaced_by(delivery, self._held)
-        if old is not None:
-            job = self._held.pop(old)
-            self.hold(delivery, job)
-            if job is not None:
-                job.delivery = delivery
-            else:  # its end waits to be settled, for a delivery that is lost
-                for settlement in [waiting for waiting in self._settlements if waiting.delivery is old]:
-                    self.settle(settlement_for(delivery, settlement))
-        elif (ending := self._returns.ended_before(delivery)) is not None:
-            self.hold(delivery, None)
-            self.settle(ending)
-        else:
+        ends = self._returns.take_back(delivery, self._held, self._settlements)
+        if ends is None:
             return False
+        for settlement in ends:
+            self.settle(settlement)
         self.counts.resumed += 1
-        log.info(
-            "a message came back to the worker that has it, it is not run again",
-            extra={"queue": self.queue, "message_id": delivery.message_id},
-        )
+        log.debug("message came back, its run goes on", extra={"queue": self.queue, "message_id": delivery.message_id})
         return True
 
     async def run(self) -> None:
@@ -315,7 +299,7 @@ class Intake:
 
     async def _serve(self) -> Exception:
         """Work on an open source until it is lost or finished; return what it was lost by."""
-        # Of this connection only: what is left behind of an earlier one must not be taken for a part of it.
+        # Of this connection only: what an earlier one left behind is no part of it.
         broken = self._broken = asyncio.Event()
         due: dict[str, float] = {}
         claiming = self._claiming = self._new_claiming(broken, due)
@@ -329,7 +313,7 @@ class Intake:
             call_timeout=CALL_TIMEOUT,
         )
         calls = {
-            "claim": self._claim(claiming, broken),
+            "claim": claiming.run(self._finishing),
             "settle": self._settling.run(due, broken=broken, finishing=self._finishing, timeout=CALL_TIMEOUT),
             "renew": self._leases.run(due, self._finishing, broken),
             "watch": progress.run(),
@@ -371,11 +355,6 @@ class Intake:
     def _wake_source(self) -> None:
         with contextlib.suppress(Exception):  # where that fails, a receive under way ends by its own wait
             self.source.wake()
-
-    async def _claim(self, claiming: Claiming, broken: asyncio.Event) -> None:
-        await claiming.run()
-        # Settling and renewing go on until all is settled or the connection is lost.
-        await any_within(None, self._finishing, broken)
 
     def _accept(self, deliveries: Sequence[Delivery]) -> None:
         self.is_idle = not deliveries

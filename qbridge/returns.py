@@ -11,9 +11,10 @@ ended, and not run again.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from time import monotonic
+from typing import Any
 
 from qbridge.source import Action, Delivery, Settlement
 
@@ -53,13 +54,31 @@ class Returns:
         """Note what is held, all of which may come back: its connection has ended, or its leases may have run out."""
         self._known = {delivery.message_id: delivery for delivery in held}
 
-    def replaced_by(self, delivery: Delivery, held: Mapping[Delivery, object]) -> Delivery | None:
-        """Return the delivery, still held, of which this one is the return; None if there is none. Told once."""
-        old = self._known.get(delivery.message_id)
-        if old is None or old not in held or not _is_return(old, delivery) or old.body != delivery.body:
-            return None
-        del self._known[delivery.message_id]
-        return old
+    def take_back(
+        self, delivery: Delivery, held: MutableMapping[Delivery, Any], waiting: Iterable[Settlement]
+    ) -> list[Settlement] | None:
+        """Put a delivery that came back in the place of the one of which it is the return.
+
+        Args:
+            delivery: The delivery; its job, if there is one, goes on for it.
+            held: Deliveries claimed and not yet settled, with their jobs; None where the job is over.
+            waiting: Ends that the broker has not been told of.
+
+        Returns:
+            How it is to be settled at once; None if it is not known here, and to be run.
+        """
+        old = self._replaced_by(delivery, held)
+        if old is None:
+            ending = self._ended_before(delivery)
+            if ending is None:
+                return None
+            held[delivery] = None
+            return [ending]
+        job = held[delivery] = held.pop(old)
+        if job is not None:
+            job.delivery = delivery
+            return []
+        return [settlement_for(delivery, settlement) for settlement in waiting if settlement.delivery is old]
 
     def note_late(self, settlement: Settlement) -> None:
         """Remember how a message ended whose settlement came too late."""
@@ -81,7 +100,15 @@ class Returns:
         if len(self._endings) > MAX_REMEMBERED:
             self._endings.popitem(last=False)
 
-    def ended_before(self, delivery: Delivery) -> Settlement | None:
+    def _replaced_by(self, delivery: Delivery, held: Mapping[Delivery, object]) -> Delivery | None:
+        """Return the delivery, still held, of which this one is the return; None if there is none. Told once."""
+        old = self._known.get(delivery.message_id)
+        if old is None or old not in held or not _is_return(old, delivery) or old.body != delivery.body:
+            return None
+        del self._known[delivery.message_id]
+        return old
+
+    def _ended_before(self, delivery: Delivery) -> Settlement | None:
         """Return how a message that comes back had ended here; None if that isn't known. Told once."""
         ending = self._endings.get(delivery.message_id)
         if ending is None or not _is_return(ending, delivery) or ending.body_hash != hash(delivery.body):

@@ -206,8 +206,8 @@ def test_an_end_is_told_once() -> None:
     known = Returns()
     known.note_late(delivery("m").ack())
 
-    first = known.ended_before(delivery("m", crashes=1))
-    second = known.ended_before(delivery("m", crashes=2))
+    first = known._ended_before(delivery("m", crashes=1))
+    second = known._ended_before(delivery("m", crashes=2))
 
     assert first is not None
     assert (Action.ACK, None) == (first.action, second)
@@ -228,7 +228,7 @@ def test_an_end_is_for_the_same_message_only(comes: Delivery) -> None:
     known = Returns()
     known.note_late(delivery("m").ack())
 
-    assert known.ended_before(comes) is None
+    assert known._ended_before(comes) is None
 
 
 def test_a_message_without_a_time_is_not_remembered() -> None:
@@ -236,7 +236,7 @@ def test_a_message_without_a_time_is_not_remembered() -> None:
     known = Returns()
     known.note_late(delivery("m", enqueued_at=None).ack())
 
-    assert known.ended_before(delivery("m", crashes=1, enqueued_at=None)) is None
+    assert known._ended_before(delivery("m", crashes=1, enqueued_at=None)) is None
 
 
 def test_what_was_not_tried_is_not_remembered() -> None:
@@ -244,7 +244,7 @@ def test_what_was_not_tried_is_not_remembered() -> None:
     known = Returns()
     known.note_late(delivery("m").release())
 
-    assert known.ended_before(delivery("m", crashes=1)) is None
+    assert known._ended_before(delivery("m", crashes=1)) is None
 
 
 def test_the_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,9 +254,9 @@ def test_the_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in "abc":
         known.note_late(delivery(name).ack())
 
-    told = [known.ended_before(delivery(name, crashes=1)) is not None for name in "abc"]
+    told = [known._ended_before(delivery(name, crashes=1)) is not None for name in "abc"]
     known.note_late(delivery("d").ack())
     monkeypatch.setattr(returns, "REMEMBERED_FOR", -1.0)
-    late = known.ended_before(delivery("d", crashes=1))
+    late = known._ended_before(delivery("d", crashes=1))
 
     assert ([False, True, True], None) == (told, late)
