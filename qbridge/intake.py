@@ -203,7 +203,7 @@ class Intake:
         self._held.pop(delivery, None)
 
     def take_back(self, delivery: Delivery) -> bool:
-        """Give a delivery that has come back to the job that runs for it here, or has ended; return whether one does."""
+        """Give a delivery that has come back to the job that runs for it, or has ended; return whether there is one."""
         if delivery.crashes and not self._is_noted:
             self._is_noted = True
             self._returns.note_held(self._held)
