@@ -38,7 +38,7 @@ test: $(VENV)/.tools redis-server rabbitmq-server  ## Run the tests, e.g. make t
 .PHONY: chaos
 chaos: $(VENV)/.tools redis-server rabbitmq-server  ## Inject every fault several times while tasks flow, and note what was seen
 	rm -f $(VENV)/chaos.jsonl
-	QBRIDGE_CHAOS=long QBRIDGE_CHAOS_REPORT=$(CURDIR)/$(VENV)/chaos.jsonl $(RUN) -m pytest -s tests/chaos $(ARGS)
+	QBRIDGE_CHAOS=long QBRIDGE_CHAOS_REPORT=$(CURDIR)/$(VENV)/chaos.jsonl $(RUN) -m pytest -s -o faulthandler_timeout=0 tests/chaos $(ARGS)
 ifeq ($(ARGS),)
 	$(RUN) -m tests.support.chaos.report $(VENV)/chaos.jsonl docs/reference/chaos.json
 	$(RUN) docs/generate.py

@@ -39,6 +39,7 @@ def checked(
     incidents: tuple[Incident, ...] = (),
     dead: dict[str, str] | None = None,
     left: Left | None = None,
+    retrying: float = 1.0,
 ) -> Verdict:
     """Return the verdict on one message "m"."""
     sending = sending or sent()
@@ -49,7 +50,7 @@ def checked(
         dead=dead or {},
         left=left or Left(),
     )
-    return check(books)
+    return check(books, retrying=retrying)
 
 
 def found(verdict: Verdict) -> dict[str, int]:
@@ -105,6 +106,16 @@ def test_a_kill_right_after_the_end_may_have_hit_the_settlement() -> None:
     """An end is settled a moment later; a kill long after that explains nothing."""
     assert {} == found(checked(*RUN, *RUN_AGAIN, incidents=(killed(at=3.5),)))
     assert {"unexplained": 1} == found(checked(*RUN, *RUN_AGAIN, incidents=(killed(at=4.9),)))
+
+
+def test_a_failed_run_may_be_in_its_workers_hands_for_longer() -> None:
+    """A broker on which a retry is a copy may keep the original for a while: a kill then brings it back as well."""
+    failed = (entry("start", 2), entry("fail", 3, detail="1"), *RUN_AGAIN)
+    original = (entry("start", 5.1, process=SECOND, attempt=3), entry("end", 6, process=SECOND, attempt=3))
+    incidents = (killed(at=4.5),)
+
+    assert {} == found(checked(*failed, *original, incidents=incidents, retrying=2.0))
+    assert {"unexplained": 1} == found(checked(*failed, *original, incidents=incidents))
 
 
 def test_the_kill_of_another_process_explains_nothing() -> None:

@@ -25,6 +25,7 @@ class Broker:
     Attributes:
         backend: The backend's name.
         queue: The keys of the queue, `backend` among them.
+        retrying: Seconds after a failure in which the message is out of its worker's hands.
         redis: The server, for faults of Redis.
         rabbitmq: The server, for faults of RabbitMQ.
         path: The file, for faults of SQLite.
@@ -32,6 +33,7 @@ class Broker:
 
     backend: str
     queue: dict[str, Any]
+    retrying: float = 1.0
     redis: RedisServer | None = None
     rabbitmq: RabbitServer | None = None
     path: Path | None = None
@@ -59,4 +61,6 @@ def rabbitmq_broker(server: RabbitServer) -> Broker:
         "queue": f"chaos.{uuid.uuid4().hex}",
         "heartbeat": f"{LEASE}s",
     }
-    return Broker(backend="rabbitmq", queue=queue, rabbitmq=server)
+    # A worker keeps the original of a retried message until the delay queue that has the copy is 1.5 s old: a broker that
+    # is killed may lose a younger one.
+    return Broker(backend="rabbitmq", queue=queue, retrying=2.5, rabbitmq=server)

@@ -198,6 +198,7 @@ class Campaign:
         sendings, entries = self.book.read().sendings, self.ledger.read().entries
         self.verdict = check(
             Books(sendings=sendings, entries=entries, incidents=incidents, dead=dead, left=left),
+            retrying=self.broker.retrying,
         )
         wrong = {kind: found[:5] for kind, found in self.verdict.findings.items() if found}
         if wrong or failure is not None:

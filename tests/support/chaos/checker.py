@@ -10,7 +10,7 @@ A pure function of the books. What it finds is a fault of the queue, or of the c
 - *stuck*: left on the broker at the end, or work that did not resume after an incident.
 
 A message may be run once more for each run that failed, and for each run that an incident may have cut off from its
-settlement: one that hit its process, or the broker, between its start and `settling` seconds after its end.
+settlement: one that hit its process, or the broker, between its start and some seconds after its end.
 """
 
 from __future__ import annotations
@@ -119,15 +119,27 @@ class _Run:
         return self.closing.at if self.closing is not None and self.closing.kind == "fail" else math.inf
 
 
-def check(books: Books, *, settling: float = SETTLING, tolerance: float = TOLERANCE) -> Verdict:
+@dataclass(frozen=True, slots=True)
+class _Patience:
+    """Seconds after a run was closed in which its settlement reaches the broker, if it has ended, or if not."""
+
+    settling: float
+    retrying: float
+
+
+def check(
+    books: Books, *, settling: float = SETTLING, retrying: float = SETTLING, tolerance: float = TOLERANCE
+) -> Verdict:
     """Return what the books say.
 
     Args:
         books: The campaign's.
         settling: Seconds after its end for which an incident may have hit a run's settlement.
+        retrying: The same for a run that has failed, or was cancelled.
         tolerance: Seconds that a delayed task may start before its time.
     """
     verdict = Verdict()
+    patience = _Patience(settling, retrying)
     by_message: defaultdict[str, list[Entry]] = defaultdict(list)
     for entry in books.entries:
         by_message[entry.message_id].append(entry)
@@ -137,8 +149,8 @@ def check(books: Books, *, settling: float = SETTLING, tolerance: float = TOLERA
             verdict.unexpected.append(Finding(message_id, entries[0].at, "nobody has tried to send it"))
             continue
         runs = list(_runs(entries, verdict))
-        _check_times(sending, runs, books.incidents, verdict, settling=settling, tolerance=tolerance)
-        _explain(message_id, runs, books.incidents, verdict, settling)
+        _check_times(sending, runs, books.incidents, verdict, patience, tolerance=tolerance)
+        _explain(message_id, runs, books.incidents, verdict, patience)
     for sending in books.sendings.values():
         _check_end(sending, by_message[sending.message_id], books.dead, verdict)
     for message_id in books.dead.keys() - books.sendings.keys():
@@ -163,20 +175,22 @@ def _runs(entries: Sequence[Entry], verdict: Verdict) -> Iterator[_Run]:
     yield from runs
 
 
-def _hits(incident: Incident, run: _Run, settling: float) -> bool:
+def _hits(incident: Incident, run: _Run, patience: _Patience) -> bool:
     """Return whether an incident may have cut a run off from its settlement."""
     if not incident.reaches_all and run.entry.process not in incident.processes:
         return False
-    settled = math.inf if run.closing is None else run.closing.at + settling
+    settled = math.inf
+    if run.closing is not None:
+        settled = run.closing.at + (patience.settling if run.closing.kind == "end" else patience.retrying)
     over = math.inf if incident.over_at is None else incident.over_at + incident.aftermath
     return incident.began <= settled and run.entry.at <= over
 
 
 def _explain(
-    message_id: str, runs: Sequence[_Run], incidents: Sequence[Incident], verdict: Verdict, settling: float
+    message_id: str, runs: Sequence[_Run], incidents: Sequence[Incident], verdict: Verdict, patience: _Patience
 ) -> None:
     """Find a reason for each run but the first; a reason serves once."""
-    hits = [next((incident for incident in incidents if _hits(incident, run, settling)), None) for run in runs]
+    hits = [next((incident for incident in incidents if _hits(incident, run, patience)), None) for run in runs]
     failures = [run.failed_at for run in runs]
     for number, run in enumerate(runs[1:], start=1):
         started_at = run.entry.at
@@ -200,8 +214,8 @@ def _check_times(
     runs: Sequence[_Run],
     incidents: Sequence[Incident],
     verdict: Verdict,
+    patience: _Patience,
     *,
-    settling: float,
     tolerance: float,
 ) -> None:
     """Compare starts with the delay of the sending and with those of retries."""
@@ -215,7 +229,7 @@ def _check_times(
             continue
         following = next((later for later in runs[number + 1 :] if later.entry.at >= run.closing.at), None)
         if following is None or any(
-            _hits(incident, earlier, settling) for earlier in runs[: number + 1] for incident in incidents
+            _hits(incident, earlier, patience) for earlier in runs[: number + 1] for incident in incidents
         ):
             continue  # a run whose retry never reached the broker is repeated at once
         due_again = run.closing.at + float(run.closing.detail or 0)

@@ -16,7 +16,10 @@ from tests.support.chaos.incidents import Fault, Incident
 from tests.support.run_ledger import Entry
 from tests.support.worker_process import WorkerProcess
 
-__all__ = ["FROZEN", "KILLS", "SIGNALS"]
+__all__ = ["DEFAULT_LEASE", "DEFAULT_LEASE_KILLS", "FROZEN", "KILLS", "SIGNALS"]
+
+#: Seconds of a lease that nobody has set; RabbitMQ has none, it knows of a dead process at once.
+DEFAULT_LEASE = 30.0
 
 #: Seconds in which a stage is reached under load.
 _REACHED = 15.0
@@ -53,6 +56,18 @@ def _kill(campaign: Campaign, incident: Incident) -> None:
     assert -signal.SIGKILL == worker.wait(_ORDERLY)
     incident.is_over()
     campaign.replace(worker)
+
+
+def _kill_and_see(campaign: Campaign, incident: Incident) -> None:
+    """Kill a worker whose queue has the default lease, and wait until all that it ran runs elsewhere."""
+    _kill(campaign, incident)
+    held = campaign.running_in(next(iter(incident.processes)))
+    killed_at = incident.began
+
+    def running_again() -> set[str]:
+        return {entry.message_id for entry in _starts(campaign) if entry.at > killed_at and entry.message_id in held}
+
+    campaign.wait(lambda: running_again() == held, "what the worker ran runs elsewhere", DEFAULT_LEASE + _ORDERLY)
 
 
 def _freeze(campaign: Campaign, incident: Incident) -> None:
@@ -145,6 +160,9 @@ KILLS = (
     *(Fault(name=f"killed: {stage}", inject=_kill_at(stage)) for stage in failpoints.STAGES),
     Fault(name="killed at any moment", inject=_kill),
 )
+
+#: SIGKILL, with the default lease: how long it takes until others have what the worker had.
+DEFAULT_LEASE_KILLS = (Fault(name="killed, with the default lease", inject=_kill_and_see),)
 
 #: SIGSTOP past the lease, and SIGCONT.
 FROZEN = (Fault(name="frozen past its lease", inject=_freeze),)
