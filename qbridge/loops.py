@@ -160,11 +160,12 @@ class LoopThread:
         return look(self._thread.ident, self._loop, list(self._executor.running))
 
     def just_ended(self) -> list[Job]:
-        """Return the jobs whose handlers have ended just now, and forget them: the last batch that was handed back, and
-        plain functions of whose end the loop has not heard yet.
+        """Return the jobs whose handlers may have ended just now, and forget them: the last batch that was handed back,
+        what is on its way back, and plain functions that have begun and of whose end the loop has not heard.
         """
         ended, self._last_ended = self._last_ended, []
-        return ended + [job for job, call in list(self._executor.calls.items()) if call.done()]
+        calls = [job for job, call in list(self._executor.calls.items()) if call.running() or call.done()]
+        return ended + self._outbox.waiting() + calls
 
     def call_of(self, job: Job) -> Future[Any] | None:
         """Return what was handed to a worker thread for a job whose handler is a plain function, until it has ended."""

@@ -58,6 +58,11 @@ class Mailbox(Generic[ItemT]):
             self._armed = True
         return self._wake()
 
+    def waiting(self) -> list[ItemT]:
+        """Return, from any thread, what the loop has not received yet, and leave it."""
+        with self._lock:
+            return self._items[:]
+
     def recall(self) -> list[ItemT]:
         """Take back, from any thread, what the loop has not received yet."""
         with self._lock:

@@ -35,7 +35,7 @@ _START_TIMEOUT = 10.0
 MAX_FENCED = 10
 
 #: The part of the time in which the main loop was held up that a handler must have run to be named.
-_NEARLY_ALL = 0.8
+_MOST = 0.5
 
 #: Handlers that are named when the main loop was held up.
 _MAX_NAMED = 5
@@ -265,11 +265,11 @@ class Watchdog:
         """Tell that this loop could not run, with the handlers that were on the way all that time: one may be why."""
         self._held_total += 1
         # Whoever held the interpreter may go on, or be done, before this loop runs.
-        began = monotonic() - seconds * _NEARLY_ALL
+        began = monotonic() - seconds * _MOST
         suspects = [
             job
             for job in {*jobs_on_threads(), *ended}
-            if job.started_at <= began and (not job.ended_at or job.ended_at - job.started_at >= seconds * _NEARLY_ALL)
+            if job.started_at <= began and (not job.ended_at or job.ended_at - job.started_at >= seconds * _MOST)
         ]
         suspects.sort(key=lambda job: job.started_at)
         named = [f"{job.message.task} ({job.message.id})" for job in suspects[:_MAX_NAMED]]

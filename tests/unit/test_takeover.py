@@ -17,8 +17,8 @@ from tests.support.ledger import Ledger, names, send
 from tests.support.waiting import poll
 from tests.support.worker_bench import WorkerBench
 
-#: A loop thread is given up when its loop has been blocked for a fifth of a second.
-LIMITS = LoopLimits(blocked_after=0.1, replace_after=0.2)
+#: A loop thread is given up when its loop has been blocked for half a second, which no busy machine takes from it.
+LIMITS = LoopLimits(blocked_after=0.2, replace_after=0.5)
 
 
 class BlockingLedger(Ledger):
@@ -112,7 +112,7 @@ async def test_what_blocks_has_failed_and_what_it_held_up_is_put_back(
         ] == sorted(ends(bench))
         assert ("default-0", "default-1") == (event.loop_thread, event.successor)
         assert (logging.ERROR, "default-0", "default-1") == (line.levelno, line.loop_thread, line.successor)
-        assert failure.error.startswith("handler 'block_once' blocked loop thread 'default-0' for 0.")
+        assert failure.error.startswith("handler 'block_once' blocked loop thread 'default-0' for ")
         assert "self.gate(name).block()" in failure.error
         assert 1 == bench.watchdog.health.replaced_total
 
@@ -181,7 +181,7 @@ async def test_a_loop_that_turns_again_is_ended_and_settles_nothing(ledger: Bloc
 async def test_a_plain_function_works_on_and_is_done_once(ledger: BlockingLedger) -> None:
     """It runs in a thread that nobody blocks: its message stays held, and how it ends counts."""
     async with WorkerBench(ledger.registry, limits=LIMITS) as bench:
-        source = await bench.add(lease=0.5)
+        source = await bench.add(lease=1.0)
         await send(bench, "work_in_thread", ["good"])
         await send(bench, "fail_in_thread", ["bad"])
         await bench.start()
@@ -189,7 +189,7 @@ async def test_a_plain_function_works_on_and_is_done_once(ledger: BlockingLedger
         await block(bench, ledger)
         await bench.until(lambda: ("block_once", "done", 2, "default-1") in ends(bench))
         renewals = source.calls["keep_alive"]
-        await bench.until(lambda: source.calls["keep_alive"] > renewals + 5)  # longer than a lease
+        await bench.until(lambda: source.calls["keep_alive"] > renewals + 4)  # longer than a lease
         held, in_flight = bench.intakes["q"].held, bench.dispatcher.in_flight
 
         ledger.open("good", "bad")
@@ -309,7 +309,7 @@ async def test_threads_that_were_given_up_are_bounded(
         await send(bench, "block_once", ["second"])
 
         await poll(lambda: bench.watchdog.health.is_exhausted)
-        await asyncio.sleep(0.2)  # time to replace it, or to tell it again
+        await asyncio.sleep(0.6)  # time to replace it, or to tell it again
         exhausted = logged(caplog, "too many loop threads are blocked, none takes over any more")
         replaced = len(told(bench, LoopReplaced))
         ledger.open("first")
