@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from qbridge import (
+    Backend,
     BridgeStateError,
     ConfigError,
     DrainReport,
@@ -17,14 +18,17 @@ from qbridge import (
     HandlerRegistry,
     MessageTooLargeError,
     QBridge,
+    QueueStats,
     TaskContext,
     TaskFinished,
     TaskMessage,
     UndecodableMessageError,
     UnknownQueueError,
     WorkerDrained,
+    worker,
 )
-from qbridge_memory import make_backend
+from qbridge_memory import MemoryOptions, MemorySource, make_backend
+from qbridge_memory.source import CAPABILITIES
 
 MEMORY: dict[str, Any] = {"backend": "memory"}
 
@@ -374,3 +378,36 @@ async def test_stop_before_run_ends_it_at_once() -> None:
         bridge.stop()
         async with asyncio.timeout(10):
             assert DrainReport() == await bridge.run()
+
+
+async def test_a_burst_ends_though_a_queue_can_t_be_counted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Stats that hang are given up in time: the queues are taken for empty, as their last claims were."""
+
+    class Silent(MemorySource):
+        async def stats(self) -> QueueStats:
+            await asyncio.get_running_loop().create_future()
+            raise AssertionError("nobody resolves that")
+
+    monkeypatch.setattr(worker, "_COUNT_TIMEOUT", 0.1)
+    registry = HandlerRegistry()
+    seen: list[int] = []
+    registry.task(name="note")(seen.append)
+    silent = Backend(
+        name="silent",
+        summary="a queue that can't be counted",
+        options=MemoryOptions,
+        capabilities=CAPABILITIES,
+        create=lambda name, options: Silent(name, options, broker=options.broker),
+        needs={},
+        example={},
+    )
+    async with QBridge(registry, queues={"default": {"backend": silent}}) as bridge:
+        await bridge.send("note", 1)
+
+        async with asyncio.timeout(30):
+            await bridge.run(burst=True)
+
+    assert [1] == seen
+    assert "a queue can't be counted, all are taken for empty" in caplog.messages

@@ -10,6 +10,7 @@ import pytest
 
 from qbridge import HandlerRegistry, dispatcher, intake
 from qbridge.dispatcher import DrainReport
+from qbridge.intake import IntakeState
 from tests.support.ledger import Ledger, names, send
 from tests.support.scripted_source import HANG
 from tests.support.waiting import PATIENCE, Latch
@@ -285,3 +286,81 @@ async def test_an_outage_does_not_hold_the_drain(ledger: Ledger) -> None:
 
         assert DrainReport(abandoned=2) == report
         assert monotonic() - before < PATIENCE
+
+
+async def test_the_report_counts_each_delivery_once(ledger: Ledger) -> None:
+    """What had ended unsettled when the drain began is in it, and what the broker was not told of is abandoned only."""
+    async with WorkerBench(ledger.registry, concurrency=10) as bench:
+        source = await bench.add()
+        await send(bench, "hold", names(3))
+        await send(bench, "work", names(4, "done"))
+        source.script("settle", *[HANG] * 1)
+        await bench.start()
+        await ledger.until_started(7)
+        await bench.until(lambda: len(bench.finished) == 4)
+        held = bench.intakes["q"].held
+        ledger.open("00")
+        await bench.until(lambda: len(bench.finished) == 5)
+
+        report = await bench.drain(grace=0.0, flush=0.05)
+        source.mend()
+
+    assert (7, 7) == (held, report.finished + report.released + report.abandoned)
+    assert 7 == report.abandoned
+
+
+async def test_a_broker_that_is_back_is_told_before_the_worker_leaves(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a long pause between two openings a drain asks at once: no end is left unsettled if the broker lives."""
+    monkeypatch.setattr(intake, "RECONNECT_CAP", 3600.0)
+    async with WorkerBench(ledger.registry) as bench:
+        source = await bench.add()
+        await send(bench, "hold", names(2))
+        await bench.start()
+        await ledger.until_started(2)
+        monkeypatch.setattr(intake, "RECONNECT_BASE", 3600.0)
+        source.script("receive", ConnectionError("gone"))
+        source.wake()
+        await bench.until(lambda: bench.intakes["q"].state is IntakeState.DEGRADED)
+        monkeypatch.setattr(intake, "RECONNECT_BASE", 0.01)
+        ledger.open("00", "01")
+        await bench.until(lambda: len(bench.finished) == 2)
+
+        async with asyncio.timeout(PATIENCE):
+            report = await bench.drain()
+
+    assert DrainReport(finished=2) == report
+    assert 2 == len(source.settled)
+
+
+async def test_a_drain_takes_its_three_times_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A claim that hangs, a deaf handler and a broker that takes no settlement: all of it is within the three times."""
+    registry = HandlerRegistry()
+    running, opened = Latch(), Latch()
+
+    @registry.task
+    async def deaf() -> None:
+        running.set()
+        while not opened.is_set:
+            try:
+                await opened.wait()
+            except asyncio.CancelledError:
+                continue
+
+    async with WorkerBench(registry) as bench:
+        source = await bench.add()
+        source.script("receive", None, HANG)
+        source.break_("settle", HANG)
+        await bench.send("deaf", [])
+        await bench.start()
+        await running.wait()
+        await bench.until(lambda: source.calls["receive"] == 2)
+        began = monotonic()
+
+        report = await bench.drain(grace=0.3, cancel_grace=0.3, flush=0.3)
+        took = monotonic() - began
+        opened.set()
+
+    assert DrainReport(abandoned=1) == report
+    assert 0.6 <= took < 0.9 + 0.5

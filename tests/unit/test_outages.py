@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from qbridge import SourceMisconfigured, intake, outages
+from qbridge import SourceMisconfigured, intake, outages, settling
 from qbridge.events import SourceLost, SourceReady
 from qbridge.intake import IntakeState
 from tests.support.intake_bench import GONE, IntakeBench, log_lines
@@ -234,3 +234,22 @@ async def test_leases_are_looked_at_right_after_an_outage() -> None:
     await bench.end()
 
     assert 2 == bench.source.calls["open"]
+
+
+async def test_what_has_gathered_is_settled_in_bounded_batches(
+    bench: IntakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an outage the broker gets what waits a batch at a time, in order, however much that is."""
+    monkeypatch.setattr(settling, "MAX_SETTLE", 4)
+    deliveries = await bench.claim(10)
+    bench.source.script("receive", GONE)
+    bench.source.script("open", *[GONE] * 3)
+    bench.source.wake()
+    await bench.watch.until(lambda: bench.intake.state is IntakeState.DEGRADED)
+    for delivery in deliveries:
+        bench.intake.settle(delivery.ack())
+
+    await bench.watch.until(lambda: not bench.intake.held)
+
+    assert [4, 4, 2] == bench.source.settle_sizes
+    assert [delivery.message_id for delivery in deliveries] == bench.settled
