@@ -15,10 +15,10 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from qbridge import Delivery, SourceClosed, SourceError, SourceUnavailable
+from qbridge_rabbitmq.acknowledging import Acknowledger
 from qbridge_rabbitmq.held import Held, Stage
 from qbridge_rabbitmq.link import Channel, Link
 from qbridge_rabbitmq.papers import read, user_headers
-from qbridge_rabbitmq.tags import acknowledgements
 
 __all__ = ["Consumer"]
 
@@ -33,11 +33,6 @@ _GLANCE = 0.25
 
 #: Turns of the loop in which more of a burst may come in, or a receive begin.
 _TURNS = 4
-
-#: Acknowledgements that a quorum queue surely takes from a channel at once: others wait in the channel, and are
-#: forgotten if it is closed meanwhile. Nothing tells when they were taken; seconds within which they were, amply.
-_MOST_FRAMES = 16
-_DIGESTING = 0.15
 
 #: Each consuming channel counts its deliveries from 1: what was delivered by an earlier one must not be settled.
 _epochs = itertools.count(1)
@@ -81,8 +76,8 @@ class Consumer:
         self._window = 0  # what it may hold
         self._taken = 0  # what it holds
         self._copies = 0  # wait for a broker that takes nothing
-        self._acked_at = 0.0
-        self._frames = 0  # acknowledgements sent without a pause
+        #: What is acknowledged, and whether the broker has read it.
+        self.acknowledger = Acknowledger(channel, start=start, lose=self.lose)
         self._changing = asyncio.Lock()
         self._waiter: asyncio.Future[None] | None = None
         self._is_receiving = False
@@ -177,20 +172,8 @@ class Consumer:
         tags = {held.tag for held in helds if held.tag in self._held}
         if not self._is_receiving:
             self._cancel_first()
-        now = self._loop.time()
-        if now > self._acked_at + _DIGESTING:
-            self._frames = 0
-        self._acked_at = now
-        for tag, is_multiple in acknowledgements(self._held, tags):
-            self._channel.cast("basic_ack", tag, is_multiple, doing="acknowledging")
-            self._frames += 1
+        self.acknowledger.send(self._held, tags)
         self._drop(tags)
-
-    @property
-    def digesting_for(self) -> float:
-        """Seconds for which the broker may forget acknowledgements if the channel is closed."""
-        is_much = self._frames >= _MOST_FRAMES
-        return max(0.0, self._acked_at + _DIGESTING - self._loop.time()) if is_much else 0.0
 
     def requeue(self, helds: Sequence[Held]) -> None:
         """Put deliveries back as they are; on a quorum queue the broker counts it.

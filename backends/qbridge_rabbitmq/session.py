@@ -145,7 +145,7 @@ class Session:
                         await asyncio.wait(self._tasks)
             if self.settler is not None:
                 self.settler.finish()
-            await asyncio.sleep(self._consumer.digesting_for)
+            await asyncio.sleep(self._consumer.acknowledger.digesting_for)
             self._consumer.detach()
         for task in self._tasks:
             task.cancel()

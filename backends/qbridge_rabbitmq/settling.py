@@ -69,6 +69,7 @@ class Settler:
             self._consumer.ack(done)
         if others:
             await self._replace(others)
+        await self._consumer.acknowledger.all_read()
         return outcomes
 
     async def hand_back(self, helds: Sequence[Held]) -> None:

@@ -47,8 +47,8 @@ class RabbitSource(QueueSource):
     """A queue of RabbitMQ. See `QueueSource` for what each method promises.
 
     Two connections: one that consumes and settles, made by `open`, and one that publishes, made by its first use.
-    Neither reconnects by itself. AMQP has no answer to an acknowledgement: DONE means that it was sent on a living
-    connection, and a message whose acknowledgement is lost with it is delivered once more.
+    Neither reconnects by itself. AMQP has no answer to an acknowledgement: DONE means that the broker has read it, as a
+    question sent behind it shows. A broker that is killed then may forget the newest, and deliver once more.
 
     Args:
         queue: The queue's name; also on the broker, unless the options name one.
@@ -95,7 +95,7 @@ class RabbitSource(QueueSource):
         return await consumer.receive(limit, wait)
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Settled]:
-        """Settle: acknowledgements at once, copies when the broker has confirmed them."""
+        """Settle: acknowledgements when the broker has read them, copies when it has confirmed them."""
         session = self._open_session()
         settler = session.settler
         if settler is None:  # nothing was received since the opening: whatever it is, it is of an earlier connection

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from tests.support.stopped import wait_until_stopped
+
 if TYPE_CHECKING:  # whoever needs no certificates needs not what makes them
     from tests.support.certificates import Authority, Certificate
 
@@ -187,6 +189,7 @@ class RabbitServer:
     def freeze(self) -> None:
         """Let it hang: it keeps its connections and answers nothing."""
         self._signal(signal.SIGSTOP)
+        wait_until_stopped(self.pid)
 
     def thaw(self) -> None:
         """Let it go on after `freeze()`."""

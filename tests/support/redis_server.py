@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+from tests.support.stopped import wait_until_stopped
+
 __all__ = ["RedisServer", "redis_server_is_installed"]
 
 #: How the server is run. `make test-brokers` sets the variable to run another one, in a chroot.
@@ -139,6 +141,7 @@ class RedisServer:
     def freeze(self) -> None:
         """Let it hang: it keeps its connections and answers nothing."""
         os.kill(self.pid, signal.SIGSTOP)
+        wait_until_stopped(self.pid)
 
     def thaw(self) -> None:
         """Let it go on after `freeze()`."""

@@ -316,3 +316,26 @@ async def test_an_abandoned_opening_leaves_no_connection(
     listed = await asyncio.to_thread(rough_server.ctl, "list_connections", "client_properties")
 
     assert queue not in listed
+
+
+async def test_an_acknowledgement_that_nobody_reads_is_not_done(
+    rough_server: RabbitServer, open_source: SourceFactory, queue: str
+) -> None:
+    """A frozen broker's socket takes acknowledgements: settling them fails, and says so again after reconnecting."""
+    source = await open_source(rough_server, queue, command_timeout=1)
+    await source.send(outgoing(b"held", b"done"))
+    held, done = await claim(source, 2)
+    before = await promptly(source.settle([done.ack()]))
+    rough_server.freeze()
+    try:
+        with pytest.raises(SourceUnavailable, match="acknowledging: no answer within the time limit"):
+            await promptly(source.settle([held.ack()]), 5)
+        with pytest.raises(SourceUnavailable):
+            await promptly(source.receive(1, 1), 5)
+        await source.close()
+    finally:
+        rough_server.thaw()
+    await source.open()
+
+    assert [Settled.DONE] == list(before)
+    assert [Settled.LOST] == list(await source.settle([held.ack()]))
