@@ -165,6 +165,18 @@ async def test_a_recalled_item_does_not_come(reader: Reader, wakeups: list[str])
     assert 1 == len(wakeups)
 
 
+async def test_what_waits_can_be_looked_at(reader: Reader) -> None:
+    """Whoever looks into the box takes nothing out of it."""
+    box = Mailbox(asyncio.get_running_loop(), reader.receive)
+    box.put_many([1, 2])
+
+    waiting = box.waiting()
+    await reader.until(2)
+
+    assert [1, 2] == waiting
+    assert ([[1, 2]], []) == (reader.batches, box.waiting())
+
+
 async def test_an_item_after_a_fruitless_wakeup_comes(reader: Reader) -> None:
     """A loop that woke for items that had been recalled wakes again for the next one."""
     loop = asyncio.get_running_loop()

@@ -285,18 +285,22 @@ async def test_a_held_interpreter_is_told_and_held_against_no_loop(
 
 
 async def test_a_hold_that_is_too_short_to_be_told_blocks_no_loop_either(ledger: Ledger) -> None:
-    """A look that comes late is held against no loop, however late."""
+    """The delay of a look is held against no loop, not even against one that goes on to be blocked for a moment."""
+    is_free = Latch()
 
     async def hold_all() -> None:
-        for _ in range(4):
-            ctypes.PyDLL(None).usleep(400_000)
-            await asyncio.sleep(0.01)
+        ctypes.PyDLL(None).usleep(550_000)
+        is_free.set()
+        ledger.gate("moment").block()
 
     ledger.registry.task(hold_all)
     async with WorkerBench(ledger.registry, limits=LoopLimits(blocked_after=0.5, replace_after=None)) as bench:
         await bench.add()
         await bench.start()
         await bench.send("hold_all", ())
+        await is_free.wait()
+        await asyncio.sleep(0.05)  # time for the look that was late
+        ledger.open("moment")
         await bench.until_finished(1)
 
         assert [] == told(bench, LoopBlocked)
