@@ -39,7 +39,9 @@ from qbridge.events import (
     LoopReplaced,
     SourceLost,
     SourceReady,
+    SourceStalled,
     TaskFinished,
+    TimeoutIgnored,
     WorkerDrained,
 )
 from qbridge.loading import load_handlers
@@ -115,10 +117,12 @@ __all__ = [
     "SourceLost",
     "SourceMisconfigured",
     "SourceReady",
+    "SourceStalled",
     "SourceUnavailable",
     "TaskContext",
     "TaskFinished",
     "TaskMessage",
+    "TimeoutIgnored",
     "UndecodableMessageError",
     "UnknownQueueError",
     "UnknownTaskError",
