@@ -75,6 +75,11 @@ class WorkerProcess:
         """The number of its process."""
         return self._running.pid
 
+    @property
+    def code(self) -> int | None:
+        """The exit code of its process; None while it runs."""
+        return self._running.poll()
+
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""
         self._running.send_signal(number)
