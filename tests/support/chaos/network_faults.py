@@ -22,7 +22,7 @@ from typing import Any
 from qbridge.testing import TcpProxy
 from qbridge.testing.proxied_connection import Direction
 from qbridge_redis.scripts import load_scripts
-from tests.support.chaos.brokers import LEASE, Broker
+from tests.support.chaos.brokers import Broker
 from tests.support.chaos.campaign import Campaign
 from tests.support.chaos.incidents import Fault, Incident
 
@@ -36,6 +36,9 @@ ANSWER = 1
 
 #: Seconds of a lease on Redis: longer than any outage but those that mean to outlive it.
 LONG_LEASE = 6
+
+#: Seconds after a fault in which a worker may start what a connection had brought that is lost.
+AFTERMATH = 0.5
 
 #: Seconds within which a fault is met under load, and a lost connection made again.
 MET = 15.0
@@ -278,7 +281,7 @@ class _Side:
 
         def inject_and_restore(campaign: Campaign, incident: Incident) -> None:
             incident.reaches_all = self._repeats if repeats is None else repeats
-            incident.aftermath = LEASE if incident.reaches_all else 0.0
+            incident.aftermath = AFTERMATH if incident.reaches_all else 0.0
             campaign.wait(lambda: _all_work_again(campaign), f"all workers work again, before {name}")
             self._proxy.wait_for(lambda: self._proxy.open >= self._connections, MET)
             incident.began = time.monotonic()
