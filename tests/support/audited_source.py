@@ -197,7 +197,8 @@ class AuditedSource(ScriptedSource):
             earlier = [claim.run for claim in before if claim.run is not None]
             claim = self.claims_seen[delivery.receipt] = Claim(delivery, earlier=earlier)
             for old in before:
-                old.successor = old.successor or claim
+                if delivery.crashes > old.delivery.crashes:  # else another worker has had it
+                    old.successor = old.successor or claim
         return deliveries
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Settled]:
