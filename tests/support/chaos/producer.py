@@ -10,6 +10,7 @@ messages are *attempted*, not *accepted*.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import os
 import random
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from qbridge import QBridge, SourceError, TaskMessage
+from tests.support.chaos import failpoints
 from tests.support.chaos.brokers import LEASE
 from tests.support.chaos.sendings import SendingWriter
 from tests.support.run_ledger import Ledger
@@ -48,7 +50,8 @@ def python_path() -> dict[str, str]:
 def producing(folder: Path, queue: Mapping[str, Any], ahead: int) -> Iterator[subprocess.Popen[bytes]]:
     """Start the producer in a folder; it is killed at the end if it still runs."""
     command = [sys.executable, "-m", "tests.support.chaos.producer", json.dumps(dict(queue)), str(ahead)]
-    with subprocess.Popen(command, cwd=folder, env={**os.environ, **python_path()}) as process:
+    environment = {**os.environ, **python_path(), failpoints.FOLDER: str(folder)}
+    with subprocess.Popen(command, cwd=folder, env=environment) as process:
         try:
             yield process
         finally:
@@ -101,4 +104,5 @@ async def _produce(queue: Mapping[str, Any], ahead: int) -> None:
 
 
 if __name__ == "__main__":
+    importlib.import_module("tests.support.chaos.clock")  # which campaigns may set
     asyncio.run(_produce(json.loads(sys.argv[1]), int(sys.argv[2])))
