@@ -1,6 +1,6 @@
 """SQLite faults: a disk without room, a file that somebody else has locked, a clock that is set.
 
-Nothing is repeated for any of them but for a clock that is set forward, when all leases are over at once, and for a disk
+Nothing is repeated for any of them but for a clock that is set forward, when all leases are over at once, and a disk
 without any room, on which no lease can be renewed.
 """
 
