@@ -157,6 +157,16 @@ def test_the_aftermath_of_an_incident_explains_runs_that_start_in_it() -> None:
     assert {} == found(checked(*RUN, *RUN_AGAIN, incidents=(frozen,)))
 
 
+def test_what_a_frozen_worker_starts_late_is_the_run_that_was_hit() -> None:
+    """Another worker starts the second claim before a worker that was frozen starts the first one."""
+    second = (entry("start", 3, process=SECOND, attempt=2), entry("end", 4, process=SECOND, attempt=2))
+    first = (entry("start", 3.5), entry("cancel", 3.6))
+    frozen = Incident(fault="frozen", began=1.5, over_at=3.4, processes={FIRST}, aftermath=1.0, resumed_at=3.5)
+
+    assert {} == found(checked(*second, *first, incidents=(frozen,)))
+    assert {"unexplained": 1} == found(checked(*second, *first))
+
+
 def test_a_failure_explains_one_more_run() -> None:
     """A handler's failure lets its message be run once more, and a second time no more."""
     failed = (entry("start", 2), entry("fail", 3, detail="1"))

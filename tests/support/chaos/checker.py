@@ -119,6 +119,20 @@ class _Run:
         return self.closing.at if self.closing is not None and self.closing.kind == "fail" else math.inf
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Reason:
+    """Why a message may be run once more from a moment on: one of its runs has failed, or was hit by an incident."""
+
+    run: _Run
+    at: float
+    incident: Incident | None = None
+
+    def explains(self, later: _Run) -> bool:
+        """Return whether it may be the reason for another run."""
+        own, other = self.run.entry, later.entry
+        return own is not other and self.at <= other.at and (own.at <= other.at or own.attempt < other.attempt)
+
+
 @dataclass(frozen=True, slots=True)
 class _Patience:
     """Seconds after a run was closed in which its settlement reaches the broker, if it has ended, or if not."""
@@ -189,24 +203,30 @@ def _hits(incident: Incident, run: _Run, patience: _Patience) -> bool:
 def _explain(
     message_id: str, runs: Sequence[_Run], incidents: Sequence[Incident], verdict: Verdict, patience: _Patience
 ) -> None:
-    """Find a reason for each run but the first; a reason serves once."""
-    hits = [next((incident for incident in incidents if _hits(incident, run, patience)), None) for run in runs]
-    failures = [run.failed_at for run in runs]
-    for number, run in enumerate(runs[1:], start=1):
-        started_at = run.entry.at
-        for earlier in reversed(range(number)):  # the run right before it is the likeliest reason
-            if failures[earlier] <= started_at:  # had it been hit as well, it would be run once more than that
-                verdict.retries += 1
-                failures[earlier] = math.inf
-                break
-            hit = hits[earlier]
-            if hit is not None and hit.began <= started_at:
-                verdict.repeats.append(Repeat(message_id, started_at, hit))
-                hits[earlier] = None
-                break
+    """Find a reason for each run but that of the first claim; a reason serves once."""
+    reasons: list[_Reason] = []
+    for run in runs:
+        reasons.append(_Reason(run, run.failed_at))
+        hit = next((incident for incident in incidents if _hits(incident, run, patience)), None)
+        if hit is not None:
+            reasons.append(_Reason(run, hit.began, hit))
+    # Not the first that started: a worker that was frozen may start what it had claimed long after another one.
+    first = min(runs, key=lambda run: (run.entry.attempt, run.entry.at), default=None)
+    for run in runs:
+        if run is first:
+            continue
+        possible = [reason for reason in reasons if reason.explains(run)]
+        if not possible:
+            what = f"attempt {run.entry.attempt}, in process {run.entry.process}, has no reason"
+            verdict.unexplained.append(Finding(message_id, run.entry.at, what))
+            continue
+        # The run right before it is the likeliest reason; had it been hit as well, it would be run once more than that.
+        reason = max(possible, key=lambda reason: (reason.run.entry.at, reason.incident is None))
+        reasons.remove(reason)
+        if reason.incident is None:
+            verdict.retries += 1
         else:
-            what = f"run {number + 1}, in process {run.entry.process} (attempt {run.entry.attempt}), has no reason"
-            verdict.unexplained.append(Finding(message_id, started_at, what))
+            verdict.repeats.append(Repeat(message_id, run.entry.at, reason.incident))
 
 
 def _check_times(
