@@ -104,6 +104,7 @@ class Claiming:
             limit, wait = await self._claimable()
             if limit < 1 or self._stopping.is_set() or self._broken.is_set():
                 self._accept(())  # gives the unused credit back
+                await asyncio.sleep(0)  # whoever answers 0 at once must not keep all others from running
                 continue
             began = self._asked_since = monotonic()
             found = await self._receive(min(limit, MAX_CLAIM), wait)
