@@ -279,7 +279,7 @@ def test_exit_codes_and_log_lines_of_the_guide_are_the_real_ones() -> None:
     source = "".join(path.read_text("utf-8") for path in (ROOT / "qbridge").glob("*.py"))
 
     assert {(int(code), code.name) for code in ExitCode} == codes
-    assert 16 == len(lines)
+    assert 20 == len(lines)
     assert [] == [line for line in lines if f'"{line}"' not in source]
 
 

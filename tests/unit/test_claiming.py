@@ -12,6 +12,7 @@ from qbridge.events import SourceLost
 from qbridge.intake import IntakeState
 from tests.support.faulty_sources import HastySource, StubbornSource
 from tests.support.intake_bench import GONE, IntakeBench
+from tests.support.scripted_source import HANG
 from tests.support.waiting import PATIENCE
 
 
@@ -123,25 +124,27 @@ async def test_an_opening_that_ignores_being_cancelled_is_left_behind() -> None:
 
 
 @pytest.mark.usefixtures("quick")
-async def test_a_settle_that_ignores_being_cancelled_is_left_behind() -> None:
+async def test_a_settle_that_ignores_being_cancelled_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its settlements are made on the next connection; that the old call ends in the end drops none of the others."""
 
     class Stubborn(StubbornSource):
         method = "settle"
 
     bench = IntakeBench(source=Stubborn)
-    assert isinstance(bench.source, StubbornSource)
+    source = bench.source
+    assert isinstance(source, StubbornSource)
     await bench.start()
     first, second = await bench.claim(2)
     bench.intake.settle(first.ack())
     await bench.watch.until(lambda: "m0" in bench.settled)
-
-    bench.source.break_("settle", GONE)
+    monkeypatch.setattr(intake, "CALL_TIMEOUT", 1.0)
+    bench.source.script("settle", HANG)
     bench.intake.settle(second.ack())
-    bench.source.let_go.set()
-    await bench.watch.until(lambda: bench.intake.counts.reconnects >= 2)
-    bench.source.mend()
-    await bench.watch.until(lambda: not bench.intake.held)
+    await bench.watch.until(lambda: not bench.source.is_scripted("settle"))
+
+    source.let_go.set()
+    await bench.watch.until(lambda: source.late_result is not None)
+    await bench.watch.until(lambda: bench.settled == ["m0", "m1"])
     await bench.end()
 
     assert ["m0", "m1"] == bench.settled
