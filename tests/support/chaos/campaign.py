@@ -36,8 +36,8 @@ from types import TracebackType
 from typing import Any
 
 from qbridge import QBridge, QueueStats, SourceError, TaskMessage
-from tests.support.chaos import failpoints
-from tests.support.chaos.brokers import LEASE, Broker
+from tests.support.chaos import failpoints, stalls
+from tests.support.chaos.brokers import Broker
 from tests.support.chaos.checker import Books, Finding, Left, Verdict, check
 from tests.support.chaos.incidents import Fault, Incident
 from tests.support.chaos.producer import producing, python_path
@@ -194,7 +194,7 @@ class Campaign:
         codes = self._stop_workers()
         stats, dead = asyncio.run(self._look_at_the_rest())
         left = Left(ready=stats.ready, delayed=stats.delayed, in_flight=stats.in_flight)
-        incidents = [*self.incidents, *self._stalls()]
+        incidents = [*self.incidents, *stalls.told(self.folder)]
         sendings, entries = self.book.read().sendings, self.ledger.read().entries
         self.verdict = check(
             Books(sendings=sendings, entries=entries, incidents=incidents, dead=dead, left=left),
@@ -343,22 +343,6 @@ class Campaign:
         async with QBridge(queues={"default": self.broker.queue}) as bridge, bridge.source() as source:
             letters = await source.dead_letters(limit=1000)
             return await source.stats(), {json.loads(letter.body)["id"]: letter.reason for letter in letters}
-
-    def _stalls(self) -> list[Incident]:
-        """Return when a worker was not run by the machine for so long that it may have lost its leases."""
-        path = self.folder / "stalls"
-        stalls = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
-        return [
-            Incident(
-                fault="machine too busy",
-                processes={int(process)},
-                began=float(began),
-                over_at=float(over),
-                aftermath=LEASE,
-                resumed_at=float(over),
-            )
-            for process, began, over in stalls
-        ]
 
     def _tell(self, wrong: Mapping[str, Sequence[Finding]] | None = None) -> str:
         about = {found.message_id for findings in (wrong or {}).values() for found in findings}

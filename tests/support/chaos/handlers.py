@@ -1,7 +1,7 @@
 """Handlers of a campaign's workers: each tells the ledger what it does, in the ways in which real ones differ.
 
 A worker imports this module (`handlers: [tests.support.chaos.handlers]`) in its own process, in the campaign's folder.
-There, and nowhere else, the failpoints are set, and a thread watches whether the machine forgets the process.
+There, and nowhere else, the failpoints are set, and the process tells when it could not keep its leases.
 """
 
 from __future__ import annotations
@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from qbridge import HandlerRegistry, Retry, TaskContext
-from tests.support.chaos import failpoints
+from tests.support.chaos import failpoints, stalls
 
 __all__ = ["note", "noted", "registry"]
 
@@ -24,9 +23,6 @@ registry = HandlerRegistry()
 
 #: Many handlers end at once, as in a burst, so that settlements travel in batches: seconds between such moments.
 TICK = 0.05
-
-#: Seconds for which a process may not have run before that is told. Leases are renewed each third of theirs.
-STALL = 0.7
 
 
 def note(kind: str, context: TaskContext, detail: float | str = "") -> None:
@@ -89,18 +85,6 @@ def _ledger() -> int:
     return os.open(Path(os.environ[failpoints.FOLDER]) / "ledger", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 
-def _watch_for_stalls() -> None:
-    """Tell when this process was not run for long, be it frozen or the machine busy, as it then can't keep a lease."""
-    stalls = os.open(Path(os.environ[failpoints.FOLDER]) / "stalls", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    before = time.monotonic()
-    while True:
-        time.sleep(0.05)
-        now = time.monotonic()
-        if now - before > STALL:
-            os.write(stalls, f"{os.getpid()} {before:.6f} {now:.6f}\n".encode())
-        before = now
-
-
 if failpoints.FOLDER in os.environ:
     failpoints.install()
-    threading.Thread(target=_watch_for_stalls, name="stalls", daemon=True).start()
+    stalls.install(Path(os.environ[failpoints.FOLDER]))

@@ -47,11 +47,13 @@ def _restart(campaign: Campaign, incident: Incident) -> None:
 def _may_have_cost_leases(incident: Incident) -> None:
     """Take note that a fault took so long that leases could not be renewed in time: the machine is busy."""
     incident.reaches_all = time.monotonic() - incident.began > LEASE / 4
+    incident.aftermath = LEASE  # what was claimed before may start now, under a lease that is almost over
 
 
 def _frozen_for(seconds: float) -> Callable[[Campaign, Incident], None]:
     def inject(campaign: Campaign, incident: Incident) -> None:
         incident.reaches_all = seconds > LEASE / 2
+        incident.aftermath = LEASE  # what was claimed before may start now, under a lease that is almost over
         ended = campaign.ledger.read().count["end"]
         server = _server(campaign)
         server.freeze()
