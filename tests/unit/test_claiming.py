@@ -191,7 +191,7 @@ async def test_with_fail_fast_an_intake_does_not_wait_for_its_broker() -> None:
     assert bench.life is not None
 
     with pytest.raises(SourceUnavailable, match="queue 'q' can't be reached: connection refused"):
-        await bench.life
+        await asyncio.wait_for(bench.life, PATIENCE)
 
     bench.life = None
     assert {"open": 1, "close": 1} == {name: bench.source.calls[name] for name in ("open", "close")}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 
@@ -24,7 +24,7 @@ from qbridge.codec import JsonCodec, RawCodec
 from qbridge.sender import Sender
 from qbridge_memory import MemoryBroker
 from tests.support.scripted_source import HANG, ScriptedSource
-from tests.support.waiting import Latch, Watch
+from tests.support.waiting import PATIENCE, Latch, Watch
 
 
 class Bench:
@@ -205,6 +205,48 @@ async def test_closing_sends_what_waits(bench: Bench) -> None:
     await bench.sender.close()
 
     assert ["a", "b"] == await bench.sent()
+
+
+async def test_closing_waits_no_longer_than_it_may(bench: Bench) -> None:
+    """A broker that takes nothing can't hold the close; all who wait for it are told, those behind it as well."""
+    bench.source.break_("send", HANG)
+    sends = [asyncio.create_task(bench.sender.send(outgoing(name))) for name in "ab"]
+    await bench.watch.until(lambda: bench.source.calls["send"])
+    behind = asyncio.create_task(bench.sender.send(outgoing("c")))
+    await asyncio.sleep(0)
+
+    async with asyncio.timeout(PATIENCE / 4):
+        await bench.sender.close(0.05)
+        errors = await all_errors(*sends, behind)
+
+    assert [SourceUnavailable] * 3 == [type(error) for error in errors]
+    assert "queue 'orders' was closed before its broker had the messages" == str(errors[0])
+    assert not bench.source._is_open
+
+
+async def test_a_source_that_ignores_being_cancelled_can_t_hold_a_sender(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A send that swallows its cancelling is left behind: its caller is told in time, and the next send works."""
+    monkeypatch.setattr(sender, "SEND_TIMEOUT", 0.1)
+    opened = Latch()
+
+    class Deaf(ScriptedSource):
+        async def send(self, messages: Sequence[Outgoing]) -> None:
+            while not opened.is_set and self.calls["send"] == 0:
+                try:
+                    await opened.wait()
+                except asyncio.CancelledError:
+                    continue
+            await super().send(messages)
+
+    deaf = Sender("orders", Deaf(bench.broker), codec=JsonCodec(), max_message_size=200)
+
+    async with asyncio.timeout(PATIENCE / 2):
+        with pytest.raises(SourceUnavailable, match="did not take the messages"):
+            await deaf.send(outgoing("a"))
+        await deaf.close(0.1)
+    opened.set()
 
 
 async def test_a_fault_in_closing_is_logged(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
