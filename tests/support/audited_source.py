@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 _CUT = SourceUnavailable("the connection was cut before the reply")
 
+_LAPSED = "a lease ran out though the worker lived and nothing failed"
+
 _FAILURE = frozenset({Action.RETRY, Action.DEAD_LETTER})
 
 
@@ -199,6 +201,7 @@ class AuditedSource(ScriptedSource):
             for old in before:
                 if delivery.crashes > old.delivery.crashes:  # else another worker has had it
                     old.successor = old.successor or claim
+                    self._note(old.is_over or old.is_stolen or self.is_disturbed, f"{_LAPSED}: {old}")
         return deliveries
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Settled]:
@@ -232,15 +235,15 @@ class AuditedSource(ScriptedSource):
         return lost
 
     def _explain_loss(self, claim: Claim) -> None:
-        self._require(
-            claim.is_stolen or self.is_disturbed or len(claim.asked) > 1,
-            f"a lease ran out though the worker lived and nothing failed: {claim}",
-        )
+        self._require(claim.is_stolen or self.is_disturbed or len(claim.asked) > 1, f"{_LAPSED}: {claim}")
 
     def _require(self, fact: bool, rule: str) -> None:
+        self._note(fact, rule)
+        assert fact, rule
+
+    def _note(self, fact: bool, rule: str) -> None:
         if not fact:
             self.broken_rule = self.broken_rule or AssertionError(rule)
-            raise AssertionError(rule)
 
     async def _obey(self, method: str) -> Unanswered | None:
         return await self._stuck(super()._obey(method))

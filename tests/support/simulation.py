@@ -232,19 +232,24 @@ class Simulation:
         """Let the broker give a message that the worker holds to the other worker."""
         rival = self._rivals[queue]
         [outcome] = self._do(rival.settle([claim.delivery.release()]))
-        claim.is_stolen = outcome == "done"
+        claim.is_stolen |= outcome == "done"
         self.take(queue)
 
     def take(self, queue: str) -> None:
         """Let the other worker take a message, if there is one."""
         self.stolen += [(queue, delivery) for delivery in self._do(self._rivals[queue].receive(1, 0))]
 
-    def crash(self, queue: str) -> None:
-        """Let a worker that takes a message die with it."""
+    def crash(self, queue: str, times: int) -> None:
+        """Send a message that kills so many other workers before this one sees it, or let the first in line do so."""
+        self.is_held = True
+        self.send(queue, "act")
         source = MemorySource(queue, MemoryOptions(lease=AT_ONCE), broker=self.bench.broker)
         self._do(source.open())
-        self._do(source.receive(1, 0))
-        self.stepper.pass_time(AT_ONCE)
+        for _ in range(times):
+            self._do(source.receive(1, 0))
+            self.stepper.clock.advance(AT_ONCE)
+        self.is_held = False
+        self.settle()
 
     def finish_elsewhere(self) -> None:
         """Let the other worker end what it has held longest, if its lease still holds."""

@@ -46,10 +46,13 @@ class WorkerLife(RuleBasedStateMachine):
         max_crashes=st.integers(1, 3),
         replace_after=st.sampled_from([None, 4.0]),
         least_age=st.integers(0, 45),
+        may_fail=st.booleans(),
     )
-    def begin(self, least_age: int, **settings: Any) -> None:
+    def begin(self, least_age: int, may_fail: bool, **settings: Any) -> None:
         """Start the worker; it is not asked to leave before it has this age, in steps."""
         self.latches: list[Latch] = []
+        #: Whether connections may break; if not, no lease may run out.
+        self.may_fail = may_fail
         self.steps_left = least_age
         self.simulation = Simulation(**settings)
 
@@ -120,9 +123,8 @@ class WorkerLife(RuleBasedStateMachine):
     @precondition(lambda self: not self.simulation.is_held)
     @rule(queue=pick, times=st.integers(1, 2))
     def crash(self, queue: int, times: int) -> None:
-        """A message kills another worker."""
-        for _ in range(times):
-            self.simulation.crash(self._queue(queue))
+        """A message has killed other workers."""
+        self.simulation.crash(self._queue(queue), times)
 
     @rule(queue=pick)
     def take(self, queue: int) -> None:
@@ -135,6 +137,7 @@ class WorkerLife(RuleBasedStateMachine):
         """Another worker ends a message."""
         self.simulation.finish_elsewhere()
 
+    @precondition(lambda self: self.may_fail)
     @rule(queue=pick, call=st.sampled_from(CALLS), fault=st.sampled_from([GONE, GONE, RuntimeError("odd"), HANG]))
     def fail(self, queue: int, call: str, fault: Exception) -> None:
         """The next call of a method fails before it has an effect, or never returns."""
@@ -142,6 +145,7 @@ class WorkerLife(RuleBasedStateMachine):
         source.is_disturbed = True
         source.script(call, fault)
 
+    @precondition(lambda self: self.may_fail)
     @rule(queue=pick)
     def lose_reply_of_settle(self, queue: int) -> None:
         """The next settle has its effect, and its reply is lost."""
@@ -149,6 +153,7 @@ class WorkerLife(RuleBasedStateMachine):
         source.is_disturbed = True
         source.script("settle", Unanswered(GONE))
 
+    @precondition(lambda self: self.may_fail)
     @rule(queue=pick)
     def lose_reply_of_receive(self, queue: int) -> None:
         """The next receive with messages claims them, and its reply is lost."""
@@ -156,6 +161,7 @@ class WorkerLife(RuleBasedStateMachine):
         source.is_disturbed = True
         source.replies_to_lose += 1
 
+    @precondition(lambda self: self.may_fail)
     @rule(queue=pick, call=st.sampled_from(["receive", "settle", "keep_alive", "reply"]))
     def delay_call(self, queue: int, call: str) -> None:
         """The next call of a method takes its time."""
@@ -175,6 +181,7 @@ class WorkerLife(RuleBasedStateMachine):
         self.latches.pop(0).set()
         self.simulation.settle()
 
+    @precondition(lambda self: self.may_fail)
     @rule(queue=pick, calls=st.sets(st.sampled_from(CALLS), min_size=1))
     def break_(self, queue: int, calls: set[str]) -> None:
         """The broker is away, or a part of it."""
@@ -194,7 +201,7 @@ class WorkerLife(RuleBasedStateMachine):
         """Time passes."""
         self.simulation.stepper.pass_time(seconds)
 
-    @precondition(lambda self: not self.simulation.is_held)
+    @precondition(lambda self: self.may_fail and not self.simulation.is_held)
     @rule(seconds=st.sampled_from([1.0, 7.0, 40.0]))
     def freeze(self, seconds: float) -> None:
         """The worker's process is stopped, and goes on after a while."""
