@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from tests.support.chaos import stalls
 from tests.support.chaos.brokers import LEASE
 from tests.support.chaos.campaign import Campaign
 from tests.support.chaos.incidents import Fault, Incident
@@ -34,7 +35,7 @@ def _kill(campaign: Campaign, incident: Incident) -> None:
     server = _server(campaign)
     server.kill()
     try:
-        _all_workers_tell(campaign, "source lost", _MET)
+        _all_workers_lose_it(campaign, incident, _MET)
     finally:
         server.start()
 
@@ -64,7 +65,7 @@ def _freeze_until_noticed(campaign: Campaign, incident: Incident) -> None:
     server = _server(campaign)
     server.freeze()
     try:
-        _all_workers_tell(campaign, "source lost", _NOTICED)
+        _all_workers_lose_it(campaign, incident, _NOTICED)
     finally:
         server.thaw()
 
@@ -118,11 +119,10 @@ def _told(campaign: Campaign, text: str) -> int:
     return sum(text in line for worker in campaign.workers for line in worker.log)
 
 
-def _all_workers_tell(campaign: Campaign, text: str, within: float) -> None:
-    before = {worker.pid: len(worker.log) for worker in campaign.workers}
+def _all_workers_lose_it(campaign: Campaign, incident: Incident, within: float) -> None:
     campaign.wait(
-        lambda: all(any(text in line for line in worker.log[before[worker.pid] :]) for worker in campaign.workers),
-        f"every worker tells: {text}",
+        lambda: all(stalls.has_lost_source(campaign.folder, worker.pid, incident.began) for worker in campaign.workers),
+        "every worker finds its source lost",
         within,
     )
 

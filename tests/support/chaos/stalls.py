@@ -17,7 +17,7 @@ from qbridge.outages import Outages
 from tests.support.chaos.brokers import LEASE
 from tests.support.chaos.incidents import Incident
 
-__all__ = ["install", "told"]
+__all__ = ["has_lost_source", "install", "told"]
 
 #: Seconds for which a lease is renewed late: that is done each third of it.
 LATE = LEASE / 3
@@ -32,8 +32,15 @@ def install(folder: Path) -> None:
         if now - began > LATE:
             os.write(file, f"{os.getpid()} {began:.6f} {now:.6f} {what}\n".encode())
 
-    _tell_of_outages(tell)
+    _tell_of_outages(tell, os.open(folder / "losses", os.O_WRONLY | os.O_APPEND | os.O_CREAT))
     threading.Thread(target=_tell_of_freezes, args=(tell,), name="stalls", daemon=True).start()
+
+
+def has_lost_source(folder: Path, process: int, since: float) -> bool:
+    """Return whether a worker has found its source lost since a monotonic second; its log tells not of each loss."""
+    path = folder / "losses"
+    losses = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+    return any(int(pid) == process and float(at) >= since for pid, at in losses)
 
 
 def told(folder: Path) -> list[Incident]:
@@ -63,13 +70,14 @@ def _tell_of_freezes(tell: Callable[[str, float], None]) -> None:
         before = time.monotonic()
 
 
-def _tell_of_outages(tell: Callable[[str, float], None]) -> None:
+def _tell_of_outages(tell: Callable[[str, float], None], losses: int) -> None:
     tell_lost, tell_ready = Outages.tell_lost, Outages.tell_ready
     lost_at: dict[Outages, float] = {}
 
     @functools.wraps(tell_lost)
     def lost(self: Outages, exc: Exception, *, delay: float) -> None:
         lost_at.setdefault(self, time.monotonic())
+        os.write(losses, f"{os.getpid()} {time.monotonic():.6f}\n".encode())
         tell_lost(self, exc, delay=delay)
 
     @functools.wraps(tell_ready)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 
 from qbridge import ExitCode
-from tests.support.chaos import failpoints
+from tests.support.chaos import failpoints, stalls
 from tests.support.chaos.brokers import LEASE
 from tests.support.chaos.campaign import Campaign
 from tests.support.chaos.incidents import Fault, Incident
@@ -75,6 +75,7 @@ def _freeze(campaign: Campaign, incident: Incident) -> None:
     worker = campaign.pick()
     incident.processes.add(worker.pid)
     incident.aftermath = LEASE
+    seen = len(worker.log)
     held: set[str] = set()
     while not held:
         campaign.wait(lambda: len(campaign.running_in(worker.pid)) > 1, "the worker runs several tasks")
@@ -96,7 +97,9 @@ def _freeze(campaign: Campaign, incident: Incident) -> None:
     finally:
         worker.signal(signal.SIGCONT)
     incident.is_over()
-    campaign.wait(lambda: _has_lost(worker), "the frozen worker finds out what it has lost", _REACHED)
+    campaign.wait(
+        lambda: _has_lost(campaign, worker, incident, seen), "the frozen worker finds out what it has lost", _REACHED
+    )
     thawed_at = incident.over_at or 0.0
     campaign.wait(
         lambda: any(entry.process == worker.pid and entry.at > thawed_at for entry in _starts(campaign)),
@@ -122,9 +125,11 @@ def _starts(campaign: Campaign) -> Iterator[Entry]:
     return (entry for entry in campaign.ledger.entries if entry.kind == "start")
 
 
-def _has_lost(worker: WorkerProcess) -> bool:
+def _has_lost(campaign: Campaign, worker: WorkerProcess, incident: Incident, seen: int) -> bool:
     told = ("settlements came too late", "lease lost", "source lost")
-    return any(text in line for line in worker.log for text in told)
+    return any(text in line for line in worker.log[seen:] for text in told) or stalls.has_lost_source(
+        campaign.folder, worker.pid, incident.began
+    )
 
 
 def _terminate(campaign: Campaign, incident: Incident) -> None:
