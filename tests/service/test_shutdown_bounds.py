@@ -23,7 +23,7 @@ HANDLERS = """
     import pathlib
     import time
 
-    from qbridge import HandlerRegistry
+    from qbridge import HandlerRegistry, TaskContext
 
     registry = HandlerRegistry()
 
@@ -33,6 +33,14 @@ HANDLERS = """
         while not pathlib.Path("go on").exists():
             await asyncio.sleep(0.01)
         print("done", number)
+
+    @registry.task
+    async def asking(number: int, context: TaskContext) -> None:
+        print("started", number)
+        while not pathlib.Path("go on").exists():
+            await asyncio.sleep(0.01)
+        print("asks", number)
+        await context.send("work", 100)
 
     @registry.task
     async def patient(number: int) -> None:
@@ -92,7 +100,7 @@ def test_the_defaults_fit_into_what_kubernetes_gives() -> None:
 
 @pytest.mark.redis
 def test_everything_that_can_hang_at_once_cannot_hold_the_worker(service: ServiceFolder) -> None:
-    """A black-holed broker, a handler deaf to its end, a thread that never returns and a blocked loop, all together.
+    """A black-holed broker, a handler that sends to it, one that is deaf, a thread and a loop that never go on.
 
     The worker ends within its three times and a little. Each of the messages that it held is counted once.
     """
@@ -101,14 +109,14 @@ def test_everything_that_can_hang_at_once_cannot_hold_the_worker(service: Servic
         with TcpProxy(address.hostname or "", address.port or 0) as proxy:
             url = f"redis://127.0.0.1:{proxy.port}/0"
             configure(service, f'{{backend: redis, url: "{url}"}}', "{grace: 1s, cancel_grace: 0.5s, flush: 0.5s}")
-            tasks = ["work", "patient", "stubborn", "threaded", "blocking"]
+            tasks = ["work", "asking", "patient", "stubborn", "threaded", "blocking"]
             for number, task in enumerate(tasks):
                 service.send(task, number)
             with WorkerProcess(service.path) as worker:
                 started(len(tasks), worker)
                 proxy.swallow()
                 service.write("go on", "")
-                worker.wait_for(lambda lines: "done 0" in lines)
+                worker.wait_for(lambda lines: {"done 0", "asks 1"} <= set(lines))
                 began = time.monotonic()
 
                 worker.signal(signal.SIGTERM)
