@@ -100,6 +100,7 @@ class Session:
         await self._publisher.publish(letters)
         if young_for:  # until then a broker that is killed would lose what it has accepted
             await asyncio.sleep(young_for)
+            self._link.raise_if_lost()  # it was killed meanwhile: nobody knows what it has kept
 
     def lost(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Return those of the deliveries that are not of this session.

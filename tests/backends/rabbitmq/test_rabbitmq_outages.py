@@ -142,6 +142,25 @@ async def test_a_queue_that_was_just_made_is_safe_when_send_returns(
     assert {b"now", b"later"} == {delivery.body for delivery in await claim(source, 2)}
 
 
+async def test_a_send_is_not_told_to_be_accepted_by_a_broker_that_is_killed_meanwhile(
+    rough_server: RabbitServer, queue: str, open_source: SourceFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A send waits until its new queue would survive a kill; one that comes before leaves the outcome unknown."""
+    monkeypatch.setattr("qbridge_rabbitmq.delays.GROWN_UP", 10.0)
+    source = await open_source(rough_server, queue)
+    onlooker = await open_source(rough_server, queue)
+
+    sending = asyncio.create_task(source.send(outgoing(b"later", delay=300)))
+    async with asyncio.timeout(5):
+        while not (await onlooker.stats()).delayed:  # noqa: ASYNC110  # the broker can't set an event
+            await asyncio.sleep(0.02)
+    await asyncio.to_thread(rough_server.kill)
+    await asyncio.to_thread(rough_server.start)
+
+    with pytest.raises(SourceUnavailable):
+        await promptly(sending)
+
+
 async def test_a_retry_into_a_new_delay_queue_survives_a_kill(
     rough_server: RabbitServer, open_source: SourceFactory, queue: str
 ) -> None:

@@ -61,6 +61,6 @@ def rabbitmq_broker(server: RabbitServer) -> Broker:
         "queue": f"chaos.{uuid.uuid4().hex}",
         "heartbeat": f"{LEASE}s",
     }
-    # A worker keeps the original of a retried message until the delay queue that has the copy is 1.5 s old: a broker that
-    # is killed may lose a younger one.
+    # A worker keeps the original of a retried message until the delay queue that has the copy is 1.5 s old: a broker
+    # that is killed may lose a younger one.
     return Broker(backend="rabbitmq", queue=queue, retrying=2.5, rabbitmq=server)
