@@ -16,8 +16,8 @@ __all__ = ["Progress", "SourceStalledError"]
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two looks at what is under way; they cost nothing.
-TICK = 0.5
+#: The most seconds between two looks at what is under way: calls have far more time than that.
+TICK = 5.0
 
 #: The most seconds between the two counts that show a stall: a message that others take is gone by then.
 _RECOUNT = 5.0
@@ -77,7 +77,8 @@ class Progress:
             SourceStalledError: Messages are ready and none arrives.
             SourceUnavailable: A call ignores that it was cancelled, or the connection was lost while counting.
         """
-        while not await any_within(TICK, self._broken):
+        tick = TICK if self._stalled_after is None else min(TICK, self._stalled_after / 2)
+        while not await any_within(tick, self._broken):
             now = monotonic()
             for call, due in self._due.items():
                 if now > due + CANCEL_PATIENCE:
