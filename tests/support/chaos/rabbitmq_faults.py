@@ -110,13 +110,13 @@ def _delete_queue(campaign: Campaign, incident: Incident) -> None:
     """Delete the queue under its consumers while it is empty: it is made anew, and nothing is repeated."""
     with campaign.producer_held():
         campaign.wait_until_empty()
-        told = _told(campaign, "the queue was deleted")
+        deleted_at = time.monotonic()
         _server(campaign).ctl("delete_queue", campaign.broker.queue["queue"])
-        campaign.wait(lambda: _told(campaign, "the queue was deleted") > told, "a consumer notices", _MET)
-
-
-def _told(campaign: Campaign, text: str) -> int:
-    return sum(text in line for worker in campaign.workers for line in worker.log)
+        campaign.wait(
+            lambda: any(stalls.has_lost_source(campaign.folder, each.pid, deleted_at) for each in campaign.workers),
+            "a consumer notices",
+            _MET,
+        )
 
 
 def _all_workers_lose_it(campaign: Campaign, incident: Incident, within: float) -> None:
