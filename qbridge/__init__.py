@@ -7,6 +7,7 @@ from qbridge.backend import Backend, BackendOptions
 from qbridge.blocking import BlockingSource
 from qbridge.bridge import QBridge
 from qbridge.config import Config, build_config, load_config
+from qbridge.counts import QueueCounts
 from qbridge.dispatcher import DrainReport
 from qbridge.errors import (
     BackendNotFoundError,
@@ -49,6 +50,7 @@ from qbridge.message import TaskMessage
 from qbridge.registry import Handler, HandlerRegistry, TaskContext
 from qbridge.retry import RetryPolicy
 from qbridge.service import ExitCode, Service
+from qbridge.snapshot import LoopGroupSnapshot, QueueSnapshot, WorkerSnapshot
 from qbridge.source import (
     MAX_ERROR_LENGTH,
     MAX_ERRORS_KEPT,
@@ -93,6 +95,7 @@ __all__ = [
     "LeaseLost",
     "LoopBlocked",
     "LoopFreed",
+    "LoopGroupSnapshot",
     "LoopHealth",
     "LoopReplaced",
     "MessageError",
@@ -100,6 +103,8 @@ __all__ = [
     "Outgoing",
     "QBridge",
     "QBridgeError",
+    "QueueCounts",
+    "QueueSnapshot",
     "QueueSource",
     "QueueStats",
     "RegistryError",
@@ -128,6 +133,7 @@ __all__ = [
     "UnknownTaskError",
     "UnsignedMessageError",
     "WorkerDrained",
+    "WorkerSnapshot",
     "build_config",
     "load_config",
     "load_handlers",

@@ -18,6 +18,7 @@ from qbridge.events import EventHub
 from qbridge.message import TaskMessage
 from qbridge.registry import HandlerRegistry
 from qbridge.sender import SEND_TIMEOUT, Sender
+from qbridge.snapshot import WorkerSnapshot
 from qbridge.source import QueueSource
 from qbridge.units import format_duration
 from qbridge.watchdog import LoopHealth
@@ -80,6 +81,8 @@ class QBridge:
             raise ConfigError(
                 "processes and recycle are for 'qbridge run', a bridge is in one process: start as many of your program"
             )
+        if config.probes is not None:
+            raise ConfigError("probes are for a service, a bridge listens nowhere: show what QBridge.snapshot tells")
         self._set_up(registry, config)
 
     @classmethod
@@ -237,6 +240,11 @@ class QBridge:
     def loop_health(self) -> LoopHealth:
         """Which loops of the worker are blocked, and what has happened to them; on the bridge's own loop."""
         return LoopHealth() if self._worker is None else self._worker.loop_health
+
+    @property
+    def snapshot(self) -> WorkerSnapshot | None:
+        """How the worker is and what it has counted; None before it runs. Asked on the bridge's own loop."""
+        return None if self._worker is None else self._worker.snapshot
 
     @property
     def leave_at(self) -> float:

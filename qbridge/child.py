@@ -89,6 +89,9 @@ class WorkerProcess:
         self.worn_by = ""
         #: What it says is wrong with the configuration.
         self.problems: tuple[str, ...] = ()
+        #: What it told last of itself, for probes, and when that was, on the monotonic clock.
+        self.snapshot: object = None
+        self.snapshot_at = self._started_at
         #: The exit code that it announced when its drain was over.
         self.told_end: int | None = None
         self._say(Line("configuration", configuration.decode("latin-1")))
@@ -161,6 +164,10 @@ class WorkerProcess:
             self.worn_by = str(line.value)
         elif line.word == "problems" and isinstance(line.value, list):
             self.problems = tuple(map(str, line.value))
+        elif line.word == "snapshot":
+            had_none = self.snapshot is None
+            self.snapshot, self.snapshot_at = line.value, monotonic()
+            return had_none
         elif line.word == "ended" and isinstance(line.value, int):
             self.told_end = line.value
         else:

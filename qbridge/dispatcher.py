@@ -100,6 +100,11 @@ class Dispatcher:
         return sum(self._endings.tally.values())
 
     @property
+    def outcomes(self) -> dict[str, int]:
+        """The same by the action that they were settled with."""
+        return {action.value: count for action, count in self._endings.tally.items()}
+
+    @property
     def _is_done(self) -> bool:
         """Whether nothing waits or runs here, but for handlers whose messages are no longer theirs."""
         return self._alone is None and self.in_flight <= len(self._lingering)

@@ -2,9 +2,9 @@
 
 Whatever ends the supervisor closes its side, so a worker learns of it without asking, and drains. Both sides say lines
 of JSON, a word and a value each. The supervisor says `configuration` once, then `stop`; the worker says `ready` when it
-takes signals, `beat` every second, `recycle` instead of it while it is worn out, `problems` if the configuration is
-wrong, and `ended` when its drain is over. A process that goes without `ended` or `problems` has crashed, whatever its
-exit code.
+takes signals, `beat` every second, `recycle` instead of it while it is worn out, `snapshot` with it if there are
+probes, `problems` if the configuration is wrong, and `ended` when its drain is over. A process that goes without
+`ended` or `problems` has crashed, whatever its exit code.
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ class Lifeline:
         self._connection = connection
         self._lines = Lines()
         self._heard: list[Line] = []
+        self._unsent = bytearray()
         self.slot = slot
 
     @classmethod
@@ -115,23 +116,30 @@ class Lifeline:
         """Tell that the drain is over, and with which exit code this process is about to end."""
         self._connection.settimeout(_PATIENCE)
         with suppress(OSError):
-            self._connection.sendall(Line("ended", code).encode())
+            self._connection.sendall(self._unsent + Line("ended", code).encode())
 
     @asynccontextmanager
-    async def held(self, *, stop: Callable[[bool], None], wear: Callable[[], str | None]) -> AsyncIterator[None]:
+    async def held(
+        self,
+        *,
+        stop: Callable[[bool], None],
+        wear: Callable[[], str | None],
+        snapshot: Callable[[], object] = lambda: None,
+    ) -> AsyncIterator[None]:
         """Heed the supervisor, and give it signs of life, until the context ends.
 
         Args:
             stop: Called when this worker shall drain, with whether handlers are cancelled at once. May be called more
                 than once.
             wear: Asked every second why this worker should be followed by a fresh one; None if it shouldn't.
+            snapshot: Asked every second what the supervisor is told of this worker, as JSON has it; None tells nothing.
         """
         loop = asyncio.get_running_loop()
         self._connection.setblocking(False)
         loop.add_reader(self._connection, self._receive, stop)
         self._say(Line("ready"))
         self._heed(stop)
-        beating = loop.create_task(self._beat(wear), name="lifeline")
+        beating = loop.create_task(self._beat(wear, snapshot), name="lifeline")
         try:
             yield
         finally:
@@ -163,13 +171,20 @@ class Lifeline:
                     log.info("draining, the supervisor asks for it")
                 stop(bool(line.value))
 
-    async def _beat(self, wear: Callable[[], str | None]) -> None:
+    async def _beat(self, wear: Callable[[], str | None], snapshot: Callable[[], object]) -> None:
         while True:
             await asyncio.sleep(BEAT)
             reason = wear()
             self._say(Line("beat") if reason is None else Line("recycle", reason))
+            if (told := snapshot()) is not None:
+                self._say(Line("snapshot", told))
 
     def _say(self, line: Line) -> None:
-        # A supervisor that is stopped doesn't read. Signs of life that find no room say nothing new.
+        # A supervisor that is stopped doesn't read. Signs of life that find no room say nothing new; only a line that
+        # was begun is said to its end, or the next would be taken for a part of it.
         with suppress(OSError):
-            self._connection.send(line.encode())
+            if self._unsent:
+                del self._unsent[: self._connection.send(self._unsent)]
+            if not self._unsent:
+                self._unsent += line.encode()
+                del self._unsent[: self._connection.send(self._unsent)]

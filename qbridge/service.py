@@ -15,6 +15,7 @@ from time import monotonic
 from types import FrameType
 
 from qbridge.bridge import QBridge
+from qbridge.condition import Condition, WorkerView
 from qbridge.config import Config
 from qbridge.dispatcher import DrainReport
 from qbridge.dumps import stack_dumps
@@ -22,6 +23,7 @@ from qbridge.errors import SourceError, SourceMisconfigured, SourceUnavailable
 from qbridge.lifeline import Lifeline
 from qbridge.logs import configure_logging
 from qbridge.loops import LoopImplementation, new_loop
+from qbridge.probes import PERIOD, ProbeServer, probes_of
 from qbridge.recycling import Wear
 from qbridge.registry import HandlerRegistry
 
@@ -94,6 +96,7 @@ class Service:
         Raises:
             SourceMisconfigured: A broker refuses what was configured; the rest was drained.
             SourceUnavailable: With `fail_fast`: a broker can't be reached at the start; the rest was drained.
+            ConfigError: Nothing can listen where `probes` says; nothing was started.
         """
         worker = None if self._lifeline is None else self._lifeline.slot
         configure_logging(self._config.logging.level, self._config.logging.format, worker=worker)
@@ -102,8 +105,12 @@ class Service:
         sys.setswitchinterval(SWITCH_INTERVAL)
         implementations = {loops.implementation for loops in self._config.loops.values()}
         main_loop: LoopImplementation = "asyncio" if implementations == {"asyncio"} else "auto"
-        with asyncio.Runner(loop_factory=lambda: new_loop(main_loop)) as runner:
-            code, bridge, fault = runner.run(self._main())
+        # Under a supervisor it is that one which answers.
+        with (
+            probes_of(self._config.probes if self._lifeline is None else None) as probes,
+            asyncio.Runner(loop_factory=lambda: new_loop(main_loop)) as runner,
+        ):
+            code, bridge, fault = runner.run(self._main(probes))
             # A backend's call that ignores being cancelled, or a name that is looked up, would hold the runner's end.
             leaving = threading.Timer(max(_LAST_CLOSE, bridge.leave_at - monotonic()), _leave, [code])
             leaving.daemon = True
@@ -116,12 +123,13 @@ class Service:
             raise fault
         return code
 
-    async def _main(self) -> tuple[ExitCode, QBridge, SourceError | None]:
+    async def _main(self, probes: ProbeServer | None) -> tuple[ExitCode, QBridge, SourceError | None]:
         fault: SourceError | None = None
         async with QBridge.from_config(self._registry, self._config) as bridge:
             blocked_after = min(loops.blocked_after for loops in self._config.loops.values())
             loop = asyncio.get_running_loop()
             with self._handled_signals(bridge, loop), stack_dumps(blocked_after, loop):
+                telling = None if probes is None else loop.create_task(_tell(probes, bridge), name="probes")
                 log.info(
                     "worker started",
                     extra={
@@ -140,6 +148,9 @@ class Service:
                 except SourceUnavailable as exc:
                     log.error("a broker can't be reached, the worker does not wait for it", extra={"error": str(exc)})
                     code, fault = ExitCode.UNREACHABLE, exc
+                finally:
+                    if telling is not None:
+                        telling.cancel()
                 if self._lifeline is not None:
                     self._lifeline.tell_end(code)
             return code, bridge, fault
@@ -150,7 +161,11 @@ class Service:
             yield
             return
         wear = Wear(self._config.recycle, lambda: bridge.tasks_ended)
-        async with self._lifeline.held(stop=lambda now: bridge.stop(now=now), wear=wear.reason):
+        async with self._lifeline.held(
+            stop=lambda now: bridge.stop(now=now),
+            wear=wear.reason,
+            snapshot=lambda: _plain_snapshot(bridge) if self._config.probes else None,
+        ):
             yield
 
     @contextmanager
@@ -175,6 +190,19 @@ class Service:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+
+async def _tell(probes: ProbeServer, bridge: QBridge) -> None:
+    """Publish what probes are answered with, until cancelled."""
+    while True:
+        now = monotonic()
+        probes.publish(Condition(at=now, workers=(WorkerView(number=1, snapshot=bridge.snapshot, seen_at=now),)))
+        await asyncio.sleep(PERIOD)
+
+
+def _plain_snapshot(bridge: QBridge) -> object:
+    snapshot = bridge.snapshot
+    return None if snapshot is None else snapshot.to_plain()
 
 
 def _log_own_signal(number: int) -> None:

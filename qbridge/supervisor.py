@@ -16,10 +16,13 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 from qbridge.child import STEADY, Restarts, WorkerProcess
+from qbridge.condition import Condition, WorkerView
 from qbridge.config import Config
 from qbridge.errors import ConfigError
 from qbridge.logs import configure_logging
+from qbridge.probes import ProbeServer, probes_of
 from qbridge.service import ExitCode
+from qbridge.snapshot import WorkerSnapshot
 
 __all__ = ["SILENCE", "Supervisor", "needs_supervisor", "queues_of_one_process"]
 
@@ -49,6 +52,7 @@ class _Slot:
         successor: The one that will serve when it is ready, while the worn one goes on.
         due: When the next process may be started, on the monotonic clock; None starts none.
         restarts: Its pauses.
+        deaths: How many of its processes have died.
     """
 
     number: int
@@ -56,6 +60,7 @@ class _Slot:
     successor: WorkerProcess | None = None
     due: float | None = 0.0
     restarts: Restarts = field(default_factory=Restarts)
+    deaths: int = 0
 
 
 def needs_supervisor(config: Config) -> bool:
@@ -108,6 +113,7 @@ class Supervisor:
         self._vain: ExitCode | None = None
         self._problems: tuple[str, ...] = ()
         self._looked_at = 0.0
+        self._probes: ProbeServer | None = None
 
     def run(self) -> int:
         """Run until a signal, or in burst mode until the queues are empty; return the exit code.
@@ -118,11 +124,15 @@ class Supervisor:
             An `ExitCode`; after a third signal 128 and its number.
 
         Raises:
-            ConfigError: A worker can't use the configuration; the others were drained.
+            ConfigError: A worker can't use the configuration; the others were drained. Or nothing can listen where
+                `probes` says; nothing was started.
         """
         configure_logging(self._config.logging.level, self._config.logging.format)
         # Not uvloop: it has SIGCHLD for itself.
-        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        with (
+            probes_of(self._config.probes) as self._probes,
+            asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner,
+        ):
             runner.run(self._main())
         if self._left_by:
             return 128 + self._left_by
@@ -179,6 +189,9 @@ class Supervisor:
                     slot.process = self._start(slot, changed)
             self._recycle(changed)
         self._kill_frozen()
+        if self._probes is not None:
+            views = tuple(map(_view, self._slots))
+            self._probes.publish(Condition(at=monotonic(), workers=views, is_draining=self._is_draining))
 
     def _start(self, slot: _Slot, changed: asyncio.Event) -> WorkerProcess | None:
         try:
@@ -246,6 +259,7 @@ class Supervisor:
     def _on_death(self, slot: _Slot, process: WorkerProcess, code: int) -> None:
         facts = {**_identity(process), "exit": _named(code), "seconds": round(process.lived, 3)}
         self._ends.add(ExitCode.CRASHED)
+        slot.deaths += 1
         if self._is_draining:
             self._ends.add(ExitCode.ABANDONED)
             log.error("worker died while it drained", extra=facts)
@@ -295,6 +309,17 @@ class Supervisor:
             slot.due = None
         for process in self._running:
             process.stop(now=now)
+
+
+def _view(slot: _Slot) -> WorkerView:
+    """Return what probes are told of a worker. The one that serves counts, and not the one that follows it."""
+    process = slot.process
+    snapshot: WorkerSnapshot | None = None
+    if process is not None and process.snapshot is not None:
+        with suppress(ValueError):  # of another version of qbridge, which was installed meanwhile
+            snapshot = WorkerSnapshot.from_plain(process.snapshot)
+    seen_at = 0.0 if process is None else process.snapshot_at
+    return WorkerView(number=slot.number, snapshot=snapshot, seen_at=seen_at, deaths=slot.deaths)
 
 
 def _end_of(process: WorkerProcess, code: int) -> ExitCode | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from time import monotonic
 from typing import Any
 
@@ -19,6 +20,7 @@ from qbridge.intake import RECEIVE_WAIT, Intake
 from qbridge.loops import LoopGroup, LoopThread
 from qbridge.registry import HandlerRegistry
 from qbridge.retry_budget import RetryBudget
+from qbridge.snapshot import LoopGroupSnapshot, QueueSnapshot, WorkerSnapshot
 from qbridge.source import QueueSource
 from qbridge.watchdog import LoopHealth, LoopLimits, Watchdog
 
@@ -100,6 +102,34 @@ class Worker:
     def tasks_ended(self) -> int:
         """How many tasks have ended in this worker, well or not."""
         return 0 if self._dispatcher is None else self._dispatcher.tasks_ended
+
+    @property
+    def snapshot(self) -> WorkerSnapshot | None:
+        """How the worker is; see `QBridge.snapshot`."""
+        if self._dispatcher is None:
+            return None
+        groups = {
+            group.name: LoopGroupSnapshot(
+                capacity=group.capacity, in_flight=group.in_flight, given_up=len(group.fenced)
+            )
+            for group in self._groups
+        }
+        return WorkerSnapshot(
+            queues={
+                intake.queue: QueueSnapshot(
+                    state=intake.state.value,
+                    held=intake.held,
+                    unsettled=len(intake.unsettled),
+                    counts=replace(intake.counts),
+                )
+                for intake in self._intakes
+            },
+            groups=groups,
+            waiting=self._dispatcher.in_flight - sum(group.in_flight for group in groups.values()),
+            outcomes=self._dispatcher.outcomes,
+            loops=self.loop_health,
+            is_draining=self._stopping.is_set() or self._dispatcher.is_draining,
+        )
 
     async def run(self, *, burst: bool = False) -> DrainReport:
         """Run until stopped, cancelled, or in burst mode until the queues are empty; drain; see `QBridge.run`."""
