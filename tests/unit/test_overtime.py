@@ -188,9 +188,11 @@ async def test_what_waits_for_a_deaf_run_is_released_by_a_drain() -> None:
         await bench.start()
         await bench.until(lambda: source.settled and bench.intakes["q"].held == 1)
 
-        async with asyncio.timeout(10):
-            report = await bench.drain(grace=3600)
-        deaf.let_go.set()
+        try:
+            async with asyncio.timeout(10):
+                report = await bench.drain(grace=3600)
+        finally:
+            deaf.let_go.set()
 
     assert DrainReport(released=1) == report
     assert [Action.RETRY, Action.RELEASE] == [done.action for done in source.settled]

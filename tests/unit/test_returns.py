@@ -8,10 +8,13 @@ import pytest
 
 from qbridge import Action, Delivery, HandlerRegistry, Outgoing, TaskMessage, intake, returns
 from qbridge.codec import JsonCodec
+from qbridge.endings import Endings
+from qbridge.events import EventHub
 from qbridge.returns import Returns
 from qbridge_memory import ManualClock
 from tests.support.faulty_sources import TiedSource
-from tests.support.intake_bench import GONE
+from tests.support.intake_bench import GONE, IntakeBench
+from tests.support.jobs import make_job
 from tests.support.ledger import Ledger, names, send
 from tests.support.waiting import Latch
 from tests.support.worker_bench import QUICK, WorkerBench
@@ -260,3 +263,15 @@ def test_the_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     late = known._ended_before(delivery("d", crashes=1))
 
     assert ([False, True, True], None) == (told, late)
+
+
+async def test_an_end_that_was_decided_before_the_return_is_for_the_new_delivery() -> None:
+    """A handler that ended while its message came back has settled the old delivery: the new one is settled so."""
+    bench = IntakeBench()
+    job, new = make_job(names), delivery("m", crashes=1)
+    job.settlement, job.delivery, job.owner = job.delivery.ack(), new, bench.intake
+    bench.intake.hold(new, job)
+
+    Endings(EventHub()).settle(job)
+
+    assert [(new, Action.ACK)] == [(done.delivery, done.action) for done in bench.intake.unsettled]
