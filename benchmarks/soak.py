@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import shutil
 import signal
 import sys
 import tempfile
@@ -151,14 +152,12 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--rate", type=float, default=150.0, help="tasks a second, for each broker")
     parser.add_argument("--json", type=Path, help="where to write all that was measured")
-    parser.add_argument("--keep", action="store_true", help="keep the logs and ledgers")
+    parser.add_argument("--keep", action="store_true", help="keep the logs and ledgers, even if all is well")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whatever was started is ended
-    with ExitStack() as stack:
-        folder = tempfile.mkdtemp(prefix="qbridge-soak-") if arguments.keep else None
-        folder = folder or stack.enter_context(tempfile.TemporaryDirectory(prefix="qbridge-soak-"))
-        print(f"logs and ledgers: {folder}", flush=True)
-        measured = soak(arguments.minutes, arguments.rate, Path(folder))
+    folder = Path(tempfile.mkdtemp(prefix="qbridge-soak-"))
+    print(f"logs and ledgers: {folder}", flush=True)
+    measured = soak(arguments.minutes, arguments.rate, folder)
     if arguments.json:
         arguments.json.write_text(json.dumps(measured, indent=1))
     all_well = True
@@ -170,7 +169,9 @@ def main() -> int:
         for key, one in measured["growth"][name].items():
             print(f"- {key}: {one['first']:g} in the first third, {one['last']:g} in the last")
         all_well &= is_well(result) and not growing
-    print(f"\n{'all is well' if all_well else 'SOMETHING IS WRONG'}")
+    if all_well and not arguments.keep:
+        shutil.rmtree(folder)
+    print(f"\n{'all is well' if all_well else f'SOMETHING IS WRONG: see {folder}'}")
     return 0 if all_well else 1
 
 
