@@ -32,6 +32,9 @@ T = TypeVar("T")
 #: Seconds of every lease.
 LEASE = 6.0
 
+#: Seconds within which the worker sees that a loop turns again.
+A_LOOK = 1.0
+
 #: Seconds of the lease of a worker that dies at once.
 AT_ONCE = 0.001
 
@@ -108,7 +111,8 @@ class Simulation:
         self.concurrency = concurrency
         #: What may be claimed and not ended: a queue that was idle may have one message more than there is room for.
         self.most_in_flight = self.capacity + queues * read_ahead + queues - 1
-        self._suspicious = max(1, max_crashes - 1)
+        #: Crashes with which a message is suspected of killing its worker.
+        self.suspicious = max(1, max_crashes - 1)
         self._max_crashes = max_crashes
         self.runs: list[Run] = []
         self._claims: dict[Run, tuple[str, Claim]] = {}
@@ -122,6 +126,7 @@ class Simulation:
         self.report: DrainReport | None = None
         self.is_draining = False
         self._draining: asyncio.Task[None] | None = None
+        self._is_closing = False
         #: While set, what happens waits; all of it then happens at once.
         self.is_held = False
         self._limits = LoopLimits(blocked_after=2.0, replace_after=replace_after)
@@ -189,7 +194,7 @@ class Simulation:
 
     def is_suspect(self, delivery: Delivery) -> bool:
         """Return whether a message may have killed its worker."""
-        return delivery.crashes >= self._suspicious
+        return delivery.crashes >= self.suspicious
 
     def is_calm(self, name: str) -> bool:
         """Return whether a queue's source is open and hangs nowhere."""
@@ -224,9 +229,11 @@ class Simulation:
         self._order(run, _BE_DEAF)
 
     def unblock(self, loop: SteppedLoop) -> None:
-        """Let a blocked loop go on."""
+        """Let a blocked loop go on, until that is seen."""
         loop.is_blocked = False
         self.settle()
+        if not self.is_held:
+            self.stepper.pass_time(A_LOOK)
 
     def steal(self, queue: str, claim: Claim) -> None:
         """Let the broker give a message that the worker holds to the other worker."""
@@ -297,10 +304,9 @@ class Simulation:
             for source in self.sources.values():
                 source.mend()
                 source.may_claim = True
-            self.is_held = False
+            self.is_held, self._is_closing = False, True
             for run in self.runs:
                 run.is_deaf = False
-                run.orders.clear()
                 if run.end is None and not run.loop.is_closed():
                     run.loop.call_soon_threadsafe(run.give, End.RETURN)
             for loop in self.blocked:
@@ -363,7 +369,8 @@ class Simulation:
                 run.end = End.CANCELLED
                 raise
             if order is _BLOCK:
-                loop.block()
+                if not self._is_closing:
+                    loop.block()
             elif order is _BE_DEAF:
                 run.is_deaf = True
             else:

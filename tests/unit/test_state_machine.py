@@ -2,7 +2,7 @@
 
 Hypothesis makes up lives of a worker: messages come, handlers end, fail, hang, block; connections break at every call,
 before its effect and after it; leases get lost; rivals take messages; the worker leaves. After every step, and at the
-end, the rules are checked. `QBRIDGE_CHAOS_LIVES` sets how many lives (400 in a long run; each has up to 50 steps).
+end, the rules are checked. `QBRIDGE_CHAOS_LIVES` sets how many lives; otherwise 60, and 1000 with `QBRIDGE_CHAOS=long`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.support.simulation import LEASE, Simulation
 from tests.support.simulation_rules import check_credit, check_memory, check_progress, check_rules
 from tests.support.waiting import Latch
 
-LIVES = int(os.environ.get("QBRIDGE_CHAOS_LIVES", "60"))
+LIVES = int(os.environ.get("QBRIDGE_CHAOS_LIVES", "1000" if os.environ.get("QBRIDGE_CHAOS") == "long" else "60"))
 
 GONE = SourceUnavailable("connection refused")
 
@@ -43,7 +43,7 @@ class WorkerLife(RuleBasedStateMachine):
         concurrency=st.integers(1, 3),
         queues=st.integers(1, 2),
         read_ahead=st.integers(0, 2),
-        max_crashes=st.integers(1, 3),
+        max_crashes=st.sampled_from([2, 3, 1]),
         replace_after=st.sampled_from([None, 4.0]),
         least_age=st.integers(0, 45),
         may_fail=st.booleans(),
@@ -89,6 +89,18 @@ class WorkerLife(RuleBasedStateMachine):
         """A handler blocks its loop."""
         self.simulation.block(_one(self.simulation.active, index))
 
+    @precondition(lambda self: self.simulation.active and not self.simulation.is_held)
+    @rule(index=pick, queue=pick, count=st.integers(0, 5), seconds=st.sampled_from([3.0, 6.0]), ends=st.booleans())
+    def block_for_a_while(self, index: int, queue: int, count: int, seconds: float, ends: bool) -> None:
+        """A handler blocks its loop for so long that this is seen, or the loop is given up; messages come meanwhile."""
+        simulation = self.simulation
+        simulation.block(_one(simulation.active, index))
+        if count:
+            simulation.send(self._queue(queue), "act", count=count)
+        simulation.stepper.pass_time(seconds)
+        for loop in simulation.blocked if ends else ():
+            simulation.unblock(loop)
+
     @precondition(lambda self: self.simulation.blocked)
     @rule(index=pick)
     def unblock(self, index: int) -> None:
@@ -121,10 +133,10 @@ class WorkerLife(RuleBasedStateMachine):
         self.release(home_first, is_slow=True)
 
     @precondition(lambda self: not self.simulation.is_held)
-    @rule(queue=pick, times=st.integers(1, 2))
-    def crash(self, queue: int, times: int) -> None:
-        """A message has killed other workers."""
-        self.simulation.crash(self._queue(queue), times)
+    @rule(queue=pick, times=st.sampled_from([None, None, 1, 2]))
+    def crash(self, queue: int, times: int | None) -> None:
+        """A message has killed other workers: so many that the next one is warned, or any number."""
+        self.simulation.crash(self._queue(queue), self.simulation.suspicious if times is None else times)
 
     @rule(queue=pick)
     def take(self, queue: int) -> None:
