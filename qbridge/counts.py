@@ -9,7 +9,7 @@ __all__ = ["QueueCounts"]
 
 @dataclass(slots=True)
 class QueueCounts:
-    """Written on the main thread, and read anywhere.
+    """What has happened to one queue in this worker. Written on the main thread, and read anywhere.
 
     Attributes:
         succeeded: Handlers that returned in time; their messages are acknowledged.

@@ -160,3 +160,37 @@ async def test_a_supervisor_that_does_not_read_holds_nobody(
         lifeline.tell_end(0)
 
     assert beats >= 3
+
+
+async def test_what_finds_room_in_part_is_said_to_its_end(
+    sides: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A supervisor that reads late gets whole lines, however large: none is a part of the one before it."""
+    monkeypatch.setattr("qbridge.lifeline.BEAT", 0.001)
+    ours, theirs = sides
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    large = {"queues": "x" * 1_000_000}
+    asked = 0
+    enough = asyncio.Event()
+
+    def snapshot() -> object:
+        nonlocal asked
+        asked += 1
+        if asked == 3:
+            enough.set()
+        return large
+
+    lifeline = Lifeline(theirs, 1)
+    async with lifeline.held(stop=lambda _: None, wear=lambda: None, snapshot=snapshot):
+        await asyncio.wait_for(enough.wait(), 20)
+    ours.settimeout(20)
+    ending = asyncio.create_task(asyncio.to_thread(lifeline.tell_end, 5))
+    lines = Lines()
+    said: list[Line] = []
+    while not said or said[-1].word != "ended":
+        said += lines.feed(await asyncio.to_thread(ours.recv, 65_536))
+    await ending
+
+    assert Line("ready") == said[0]
+    assert Line("snapshot", large) in said
+    assert {"ready", "beat", "snapshot", "ended"} == {line.word for line in said}

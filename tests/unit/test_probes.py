@@ -12,6 +12,7 @@ from time import monotonic
 
 import pytest
 
+from qbridge import QBridge
 from qbridge.condition import FROZEN, LATE, Condition, WorkerView, why_not_live, why_not_ready
 from qbridge.config import ProbesConfig
 from qbridge.errors import ConfigError
@@ -266,3 +267,28 @@ def test_metrics_without_their_library_tell_what_to_install(
 
     assert [501, 200] == [answer.status for answer in answers]
     assert ['metrics need prometheus_client: pip install "qbridge[metrics]"'] == answers[0].reasons
+
+
+def test_a_bridge_refuses_probes() -> None:
+    """A program that runs a bridge has a server of its own, or none; it is told what to show there."""
+    with pytest.raises(ConfigError, match=r"show what QBridge\.snapshot tells"):
+        QBridge(probes={"port": free_port()})
+
+
+async def test_a_bridge_tells_how_it_is() -> None:
+    """Nothing before it runs; then its queues and loops, and after its end what it has counted."""
+    async with QBridge() as bridge:
+        before = bridge.snapshot
+        await bridge.send("nobody")
+        await bridge.run(burst=True)
+        after = bridge.snapshot
+
+    assert before is None
+    assert after is not None
+    assert ("closed", 0, 0) == (
+        after.queues["default"].state,
+        after.queues["default"].held,
+        after.queues["default"].unsettled,
+    )
+    assert (500, 0) == (after.groups["default"].capacity, after.groups["default"].in_flight)
+    assert after.is_draining
