@@ -83,10 +83,13 @@ class Run:
     def allowed(self, attempt: int) -> frozenset[Action]:
         """Return how a delivery may be settled that counts as this attempt."""
         failure = frozenset({Action.DEAD_LETTER if attempt >= MAX_ATTEMPTS else Action.RETRY})
-        if self.end is None:
-            if self.loop.is_blocked:  # the loop was given up
-                return failure | {Action.RELEASE}
-            return failure if self.is_limited else frozenset()  # it ignores its time limit
+        if self.loop.was_blocked:  # it may have been given up before this ended
+            return failure | {Action.RELEASE} | self._allowed_by_end(failure)
+        return self._allowed_by_end(failure)
+
+    def _allowed_by_end(self, failure: frozenset[Action]) -> frozenset[Action]:
+        if self.end is None:  # it may ignore its time limit
+            return failure if self.is_limited else frozenset()
         if self.end is End.REJECT:
             return frozenset({Action.DEAD_LETTER})
         if self.end is End.CANCELLED:

@@ -25,7 +25,7 @@ from tests.support.audited_source import AuditedSource, Claim, End, Run
 from tests.support.stepped_loop import SteppedLoop, Stepper
 from tests.support.worker_bench import WorkerBench
 
-__all__ = ["LEASE", "Simulation"]
+__all__ = ["A_LOOK", "LEASE", "Simulation"]
 
 T = TypeVar("T")
 
@@ -163,7 +163,7 @@ class Simulation:
     @property
     def active(self) -> list[Run]:
         """The handlers that run."""
-        return [run for run in self.runs if run.end is None]
+        return [run for run in self.runs if run.end is None and not run.loop.is_closed()]
 
     @property
     def held_claims(self) -> list[tuple[str, Claim]]:

@@ -144,6 +144,8 @@ class SteppedLoop(asyncio.SelectorEventLoop):
         self._runner: threading.Thread | None = None
         #: Whether something blocks it: it gets no turn until that has an end.
         self.is_blocked = False
+        #: Whether anything ever did.
+        self.was_blocked = False
         super().__init__(turns)
 
     def time(self) -> float:
@@ -162,7 +164,7 @@ class SteppedLoop(asyncio.SelectorEventLoop):
 
     def block(self) -> None:
         """Called by what runs on it: return when `is_blocked` is no longer set, and run nothing else until then."""
-        self.is_blocked = True
+        self.is_blocked = self.was_blocked = True
         self._turns.wait()
         if self._turns.is_over:
             raise _TestIsOverError

@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from qbridge import SourceUnavailable
 from tests.support.audited_source import End
 from tests.support.scripted_source import HANG, Unanswered
-from tests.support.simulation import LEASE, Simulation
+from tests.support.simulation import A_LOOK, LEASE, Simulation
 from tests.support.simulation_rules import check_credit, check_memory, check_progress, check_rules
 from tests.support.waiting import Latch
 
@@ -230,9 +230,10 @@ class WorkerLife(RuleBasedStateMachine):
     @precondition(lambda self: self.simulation.is_held)
     @rule(home_first=st.booleans(), is_slow=st.booleans())
     def release(self, home_first: bool, is_slow: bool) -> None:
-        """That moment."""
+        """That moment, and the next one, in which it is seen if a loop turns again."""
         self.simulation.is_held = False
         self.simulation.settle(home_first=home_first, is_slow=is_slow)
+        self.simulation.stepper.pass_time(A_LOOK)
 
     @precondition(lambda self: not self.simulation.is_draining)
     @rule(
