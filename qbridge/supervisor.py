@@ -53,6 +53,7 @@ class _Slot:
         due: When the next process may be started, on the monotonic clock; None starts none.
         restarts: Its pauses.
         deaths: How many of its processes have died.
+        told: What probes are told of it.
     """
 
     number: int
@@ -61,6 +62,7 @@ class _Slot:
     due: float | None = 0.0
     restarts: Restarts = field(default_factory=Restarts)
     deaths: int = 0
+    told: WorkerView | None = None
 
 
 def needs_supervisor(config: Config) -> bool:
@@ -314,12 +316,16 @@ class Supervisor:
 def _view(slot: _Slot) -> WorkerView:
     """Return what probes are told of a worker. The one that serves counts, and not the one that follows it."""
     process = slot.process
-    snapshot: WorkerSnapshot | None = None
+    if process is not None and process.snapshot is None and slot.told is not None:
+        return slot.told  # it has just taken over, and what it followed has served until then
+    slot.told = None
     if process is not None and process.snapshot is not None:
         with suppress(ValueError):  # of another version of qbridge, which was installed meanwhile
             snapshot = WorkerSnapshot.from_plain(process.snapshot)
-    seen_at = 0.0 if process is None else process.snapshot_at
-    return WorkerView(number=slot.number, snapshot=snapshot, seen_at=seen_at, deaths=slot.deaths)
+            slot.told = WorkerView(
+                number=slot.number, snapshot=snapshot, seen_at=process.snapshot_at, deaths=slot.deaths
+            )
+    return slot.told or WorkerView(number=slot.number, deaths=slot.deaths)
 
 
 def _end_of(process: WorkerProcess, code: int) -> ExitCode | None:

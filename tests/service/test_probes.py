@@ -65,6 +65,7 @@ def configure(
     *,
     queue: str = "{backend: sqlite, path: ./q.db}",
     processes: int = 1,
+    recycle: str = "{}",
 ) -> int:
     """Write the service of these tests; return the port of its probes."""
     port = free_port()
@@ -76,6 +77,7 @@ def configure(
         queues:
           orders: {queue}
         processes: {processes}
+        recycle: {recycle}
         loops: {{default: {{concurrency: 10, blocked_after: 0.5s, replace_after: null}}}}
         probes: {{port: {port}}}
         shutdown: {{grace: 60s, cancel_grace: 0.5s, flush: 2s}}
@@ -225,6 +227,22 @@ def test_one_process_answers_for_all(service: ServiceFolder) -> None:
     assert Answer(200) == live
     assert 1 == deaths
     assert ExitCode.CRASHED == code
+
+
+def test_a_service_stays_ready_while_a_fresh_process_takes_over(service: ServiceFolder) -> None:
+    """Recycling is no reason to call a service not ready, though the fresh process has told nothing yet."""
+    port = configure(service, recycle="{max_tasks: 1}")
+    with Supervised(service.path) as supervised:
+        supervised.wait_for_workers(1)
+        wait_for_answer(port, "/readyz", is_ready)
+        service.send("greet", "anybody")
+        answers = [ask(port, "/readyz")]
+        ended = frozenset({("worker", "1"), ("outcome", "ack")})
+        while not supervised.events("worker was recycled") or metrics_of(port)["qbridge_tasks_ended_total", ended]:
+            answers.append(ask(port, "/readyz"))
+        answers.append(ask(port, "/readyz"))
+
+    assert [Answer(200)] * len(answers) == answers
 
 
 @pytest.mark.parametrize("processes", [1, 2])
