@@ -161,6 +161,9 @@ class Dispatcher:
         if job.thread is not None:
             self._lingering.add(job)
             job.thread.cancel(job, CancelReason.LEASE_LOST)
+        elif job is self._suspect:  # nothing has to wait for it any more
+            self._suspect = None
+            self._advance()
         else:  # it waits for its turn, and will end as soon as that comes
             job.cancel_reason = CancelReason.LEASE_LOST
 
@@ -202,6 +205,8 @@ class Dispatcher:
         self.on_ended(ended)
         left = [job for intake in self._routes for job in intake.running_jobs() if job.thread is thread]
         thread.in_flight = len(left)  # and no job whose lease was lost: nobody hears of its end
+        if self._alone is not None and self._alone.thread is thread and self._alone not in left:
+            self._alone = None  # its lease was lost before
         for waiting in self._lingering.forget_thread(thread):
             self._place(waiting, self._routes[waiting.owner][1])
         heirs = [heir_of(job, sight, seconds, lambda heir: self.on_ended([heir])) for job in left]
@@ -272,9 +277,7 @@ class Dispatcher:
         """Let a job wait for its turn, or put it back."""
         is_suspect = job.delivery.crashes >= max(1, self._max_crashes - 1)
         self._is_wary |= is_suspect
-        if self._draining:
-            self._settle_unstarted(job)
-        elif self._is_quarantined:
+        if self._draining or self._is_quarantined:
             self._put_back(job)
         elif is_suspect:
             self._quarantine(job)
@@ -337,7 +340,7 @@ class Dispatcher:
         held = [job for job in jobs if job.owner.holds(job.delivery)]
         if self._draining:
             for job in held:
-                self._settle_unstarted(job)
+                self._put_back(job)
         elif self._is_quarantined:
             for job in held:
                 if job is self._alone:
@@ -353,11 +356,6 @@ class Dispatcher:
         else:
             job.owner.settle(job.delivery.release())
 
-    def _settle_unstarted(self, job: Job) -> None:
-        if self._endings.drain is not None:
-            self._endings.drain.released_unstarted += job.cancel_reason is not CancelReason.LEASE_LOST
-        self._put_back(job)
-
     def _release_unstarted(self) -> None:
         """Put back what waits here and what the loops have not received, in the order in which it was claimed."""
         unstarted = set(self._lingering.take_waiting())
@@ -372,7 +370,7 @@ class Dispatcher:
         for intake in self._routes:
             for job in intake.running_jobs():
                 if job in unstarted:
-                    self._settle_unstarted(job)
+                    self._put_back(job)
 
     def _abandon(self) -> int:
         """Let the leases of what still runs lapse; return how many that are."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from qbridge.intake import Intake
-from qbridge.source import Action
+from qbridge.source import Action, Settled, Settlement
 
 __all__ = ["DrainReport", "DrainTally"]
 
@@ -34,40 +33,38 @@ class DrainReport:
 class DrainTally:
     """Counts how deliveries end from the beginning of a drain. Belongs to the main thread's loop.
 
+    It counts what the broker has answered, not what it was told: what is left at the end did not reach it.
+
     Args:
         intakes: The intakes of the worker, which have not been asked to finish.
     """
 
     def __init__(self, intakes: Iterable[Intake]) -> None:
         self._intakes = tuple(intakes)
-        #: How handlers ended.
-        self.ended: Counter[Action] = Counter()
-        #: Messages that were put back before their turn came.
-        self.released_unstarted = 0
-        #: Deliveries that another worker has got.
+        self._finished = 0
+        self._released = 0
+        #: Deliveries that another worker has got, as a renewal told.
         self.lost = 0
+        #: Handlers that were cancelled.
+        self.cancelled = 0
         #: Handlers that outlived their cancellation.
         self.abandoned = 0
-        self._unsettled = self._count_unsettled()
+        for intake in self._intakes:
+            intake.count_ends(self._on_end)
 
     def report(self) -> DrainReport:
         """Return what has become of all, when the intakes have finished."""
-        left = self._count_unsettled()
-        ended = self.ended + self._unsettled
-        cancelled = self.ended[Action.RELEASE]
-        released = ended.pop(Action.RELEASE, 0) + self.released_unstarted + self.lost - left[Action.RELEASE]
+        left = sum(intake.holds(settlement.delivery) for intake in self._intakes for settlement in intake.unsettled)
+        released = self._released + self.lost
         return DrainReport(
-            finished=ended.total() - (left.total() - left[Action.RELEASE]),
+            finished=self._finished,
             released=released,
-            cancelled=min(cancelled, released),
-            abandoned=self.abandoned + left.total(),
+            cancelled=min(self.cancelled, released),
+            abandoned=self.abandoned + left,
         )
 
-    def _count_unsettled(self) -> Counter[Action]:
-        """Count the ends that the broker has not been told of."""
-        return Counter(
-            settlement.action
-            for intake in self._intakes
-            for settlement in intake.unsettled
-            if intake.holds(settlement.delivery)
-        )
+    def _on_end(self, settlement: Settlement, outcome: Settled) -> None:
+        if settlement.action is Action.RELEASE or outcome is Settled.LOST:
+            self._released += 1
+        else:
+            self._finished += 1

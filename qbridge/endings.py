@@ -31,7 +31,7 @@ class Endings:
         self._is_debugging = False
         #: How many jobs were settled, by action.
         self.tally = dict.fromkeys(Action, 0)
-        #: Counts them again from the beginning of a drain.
+        #: Counts what becomes of deliveries from the beginning of a drain.
         self.drain: DrainTally | None = None
 
     def begin(self) -> None:
@@ -52,7 +52,7 @@ class Endings:
                 job.owner.counts.failed += 1
             self.tally[settlement.action] += 1
             if self.drain is not None:
-                self.drain.ended[settlement.action] += 1
+                self.drain.cancelled += settlement.action is Action.RELEASE
             job.owner.settle(settlement)
             if settlement.error:
                 log_failure(job, settlement)

@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from functools import partial
 from time import monotonic
@@ -34,7 +34,7 @@ from qbridge.outages import Outages
 from qbridge.progress import Progress, SourceStalledError
 from qbridge.returns import Returns
 from qbridge.settling import Settling
-from qbridge.source import Delivery, QueueSource, Settlement
+from qbridge.source import Delivery, QueueSource, Settled, Settlement
 
 __all__ = ["Consumer", "Intake", "IntakeState"]
 
@@ -172,6 +172,10 @@ class Intake:
     def unsettled(self) -> Sequence[Settlement]:
         """The ends that the broker has not been told of, oldest first."""
         return self._settlements
+
+    def count_ends(self, count: Callable[[Settlement, Settled], None]) -> None:
+        """Call `count` from here on with each end of what is held, and with what the broker has said of it."""
+        self._settling.on_end = count
 
     def hold(self, delivery: Delivery, job: Job | None) -> None:
         """Keep a claimed delivery's lease alive until it is settled."""

@@ -56,6 +56,8 @@ class Settling:
         self.waiting: deque[Settlement] = deque()
         #: Set when there is something to settle, or a reason to look around.
         self.work = asyncio.Event()
+        #: Called with each end of what was held, and what the broker said of it; set while a worker leaves.
+        self.on_end: Callable[[Settlement, Settled], None] | None = None
         self._connection: asyncio.Event | None = None
 
     async def run(
@@ -91,6 +93,8 @@ class Settling:
                 if outcome is Settled.LOST and is_held:
                     late += 1
                     self._returns.note_late(settlement)
+                if is_held and self.on_end is not None:
+                    self.on_end(settlement, outcome)
             if late:
                 self._counts.late += late
                 log.warning(
