@@ -6,21 +6,43 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, InitErrorDetails, core_schema
 
 from qbridge.source import Capabilities, QueueSource
 
 __all__ = ["Backend", "BackendOptions"]
 
 
+def _tell_no_input(given: Any, validate: Callable[[Any], Any]) -> Any:
+    """Validate; raise the same error as `validate`, without the inputs that its `errors()` and contexts would tell."""
+    details: list[InitErrorDetails] = []
+    try:
+        return validate(given)
+    except ValidationError as exc:
+        title = exc.title
+        for each in exc.errors(include_url=False, include_input=False):
+            context = dict(each.get("ctx", {}))
+            if "error" in context:  # has a traceback, which holds what was given
+                context["error"] = ValueError(str(context["error"]))
+            details.append(InitErrorDetails(type=each["type"], loc=each["loc"], input=None, ctx=context))
+    raise ValidationError.from_exception_data(title, details, hide_input=True)
+
+
 class BackendOptions(BaseModel):
     """Base of each backend's options: what stands under a queue in the YAML beside the core's own keys.
 
-    Unknown keys are errors, and inputs are kept out of error texts since they may be secret. Use `SecretStr` for what
-    must never be printed. The core's own keys (`backend`, `codec`, `loops`, `max_message_size`) can't be option names.
+    Unknown keys are errors, and inputs, which may be secret, are kept out of pydantic's errors. Use `SecretStr` for
+    what must never be printed. The core's own keys (`backend`, `codec`, `loops`, `max_message_size` and the like) can't
+    be option names.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Wrap all other validation, so that no error of it tells what was given."""
+        return core_schema.no_info_wrap_validator_function(_tell_no_input, handler(source))
 
 
 OptionsT = TypeVar("OptionsT", bound=BackendOptions)

@@ -46,7 +46,7 @@ def config_schema(backends: Mapping[str, Backend[Any]] | None = None) -> dict[st
     schema = _model_schema(Config, "")
     definitions: dict[str, Any] = schema.pop("$defs")
     queue = definitions.pop("QueueConfig")
-    del definitions["BackendOptions"]
+    definitions.pop("BackendOptions", None)
     for name, backend in known.items():
         options = _model_schema(backend.options, f"{name}.")
         definitions |= options.pop("$defs", {})

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic.functional_validators import ModelWrapValidatorHandler
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from qbridge import BackendOptions, Duration
 from qbridge_rabbitmq.address import RabbitAddress, parse_url
-from qbridge_rabbitmq.masking import without_inputs
 from qbridge_rabbitmq.names import check_queue
 
 __all__ = ["RabbitOptions"]
@@ -119,17 +117,6 @@ class RabbitOptions(BackendOptions):
         if self.routing_key and self.exchange is None:
             raise ValueError("routing_key needs exchange, the exchange to which the queue is bound")
         return self
-
-    # The last one is the outermost.
-    @model_validator(mode="wrap")
-    @classmethod
-    def _tell_no_input(cls, given: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
-        error: ValidationError
-        try:
-            return validate(given)
-        except ValidationError as exc:
-            error = without_inputs(exc)
-        raise error
 
     def address(self) -> RabbitAddress:
         """Return where the broker is, with the user name and the password from wherever they were given."""

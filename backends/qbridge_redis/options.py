@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Self
+from typing import Annotated
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic.functional_validators import ModelWrapValidatorHandler
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from qbridge import BackendOptions, Duration
 from qbridge_redis.keys import check_key
-from qbridge_redis.masking import without_inputs
 
 __all__ = ["RedisAddress", "RedisOptions", "parse_url"]
 
@@ -108,17 +106,6 @@ class RedisOptions(BackendOptions):
         if self.username is not None and address.username is not None:
             raise ValueError("a user name stands both in the url and in `username`: leave one of them out")
         return self
-
-    # The last one is the outermost.
-    @model_validator(mode="wrap")
-    @classmethod
-    def _tell_no_input(cls, given: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
-        error: ValidationError
-        try:
-            return validate(given)
-        except ValidationError as exc:
-            error = without_inputs(exc)
-        raise error
 
     def address(self) -> RedisAddress:
         """Return where the server is, with the user name and the password from wherever they were given."""
