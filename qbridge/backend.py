@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
-from pydantic_core import CoreSchema, InitErrorDetails, core_schema
+from pydantic_core import (
+    CoreSchema,
+    ErrorDetails,
+    InitErrorDetails,
+    PydanticCustomError,
+    PydanticKnownError,
+    core_schema,
+)
 
 from qbridge.source import Capabilities, QueueSource
 
@@ -25,8 +32,17 @@ def _tell_no_input(given: Any, validate: Callable[[Any], Any]) -> Any:
             context = dict(each.get("ctx", {}))
             if "error" in context:  # has a traceback, which holds what was given
                 context["error"] = ValueError(str(context["error"]))
-            details.append(InitErrorDetails(type=each["type"], loc=each["loc"], input=None, ctx=context))
+            details.append(InitErrorDetails(type=_kind_of(each, context), loc=each["loc"], input=None, ctx=context))
     raise ValidationError.from_exception_data(title, details, hide_input=True)
+
+
+def _kind_of(error: ErrorDetails, context: dict[str, Any]) -> Any:
+    """Return what makes an error of the same kind and text: its name, where pydantic's core has that itself."""
+    try:
+        PydanticKnownError(error["type"], context)  # type: ignore[arg-type]  # any text may be tried
+    except KeyError:
+        return PydanticCustomError(error["type"], "{message}", {**context, "message": error["msg"]})
+    return error["type"]
 
 
 class BackendOptions(BaseModel):
