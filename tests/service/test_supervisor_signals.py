@@ -250,6 +250,28 @@ def test_workers_whose_supervisor_was_killed_drain(service: ServiceFolder, super
     assert (3, 0) == (service.stats().ready, service.stats().in_flight)
 
 
+def test_an_orphan_whose_main_loop_stands_still_leaves(service: ServiceFolder) -> None:
+    """A worker that can't learn of its supervisor's death ends all the same, and what it held comes back."""
+    freezing = (
+        "import qbridge.service, signal, time\n"
+        "qbridge.service.ORPHAN_MARGIN = 0.5\n"  # a test has less time than a service
+        "signal.signal(signal.SIGUSR1, lambda *_: time.sleep(600))\n"  # in the main thread
+    )
+    write_service(service.path, freezing + HANDLERS, processes=1, recycle="{max_tasks: 9}", grace="1s")
+    send(service, "work", 1)
+    with Supervised(service.path) as supervisor:
+        [worker] = supervisor.wait_for_workers(1)
+        wait_for_lines(supervisor, "started", 1)
+        os.kill(worker, signal.SIGUSR1)
+
+        supervisor.signal(signal.SIGKILL)
+        supervisor.wait_until_gone(worker)
+        supervisor.wait()
+
+    assert 1 == len(supervisor.events("the supervisor is gone and the main loop stands still, leaving"))
+    assert 1 == service.stats().ready + service.stats().in_flight
+
+
 def test_a_supervisor_that_waits_to_restart_ends_at_once(service: ServiceFolder) -> None:
     """A signal that comes in the pause after a death ends the service: nobody is started any more."""
     write_service(service.path, "import os\nos._exit(9)\n", processes=1, recycle="{max_tasks: 9}")

@@ -101,6 +101,7 @@ def write_service(
     processes: int = 2,
     concurrency: int = 1,
     recycle: str = "{}",
+    grace: str = "60s",
     cancel_grace: str = "0.5s",
     queue: str = "{backend: sqlite, path: ./q.db, lease: 2s}",
 ) -> None:
@@ -112,6 +113,6 @@ def write_service(
         f"processes: {processes}\n"
         f"recycle: {recycle}\n"
         f"loops:\n  default: {{concurrency: {concurrency}}}\n"
-        f"shutdown: {{grace: 60s, cancel_grace: {cancel_grace}, flush: 1s}}\n"
+        f"shutdown: {{grace: {grace}, cancel_grace: {cancel_grace}, flush: 1s}}\n"
         f"logging: {{format: json}}\n"
     )
