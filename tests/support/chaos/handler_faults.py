@@ -59,9 +59,13 @@ def _ends_dead(task: str, *arguments: list[Any], attempts: int = 2) -> Callable[
             for given in arguments or ([],)
             for message_id in campaign.send(task, *given, outcomes={DeadLetterReason.EXHAUSTED})
         ]
-        campaign.wait(
-            lambda: all(campaign.ledger.ids("fail")[each] >= attempts for each in sent), "all attempts failed", _MET
-        )
+        try:
+            campaign.wait(
+                lambda: all(campaign.ledger.ids("fail")[each] >= attempts for each in sent), "all attempts fail", _MET
+            )
+        except AssertionError as exc:
+            runs = [entry for entry in campaign.ledger.entries if entry.message_id in sent]
+            raise AssertionError(f"{exc}\nsent: {sent}\nruns: {runs}") from exc
 
     return inject
 
