@@ -44,6 +44,10 @@ ifeq ($(ARGS),)
 	$(RUN) docs/generate.py
 endif
 
+.PHONY: mutations
+mutations: $(VENV)/.tools redis-server rabbitmq-server  ## Break each promise once in a copy, see its test fail, and note that
+	$(RUN) .ci/mutations $(ARGS)
+
 .PHONY: test-brokers
 test-brokers: $(VENV)/.tools redis-server rabbitmq-server  ## Run the conformance kit against current brokers too, in a chroot
 	$(RUN) .ci/test-brokers

@@ -19,8 +19,8 @@ from typing import Any
 
 import typer
 import yaml
-from chaos_table import PAGE, page_with_table  # beside this file, as the next
-from model_tables import SECTIONS, model_table, table
+from model_tables import SECTIONS, model_table, table  # beside this file, as the next
+from noted_tables import PAGE, page_with_tables
 from typer.testing import CliRunner
 
 from qbridge import Backend, Capabilities, Config, ExitCode
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stale = {}
     pages = {given.folder / name: page for name, page in PAGES.items()}
     if given.folder == REFERENCE:
-        pages[PAGE] = page_with_table  # a page written by hand, but for its table
+        pages[PAGE] = page_with_tables  # a page written by hand, but for its tables
     for path, page in pages.items():
         text = page()
         if not path.is_file() or path.read_text("utf-8") != text:

@@ -1,0 +1,82 @@
+"""The tables in docs/concepts/reliability.md: what `make chaos` and `make mutations` noted in docs/reference."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from model_tables import table  # beside this file
+
+__all__ = ["PAGE", "page_with_tables"]
+
+ROOT = Path(__file__).resolve().parents[1]
+
+#: The page that the tables stand in, each between two comments.
+PAGE = ROOT / "docs" / "concepts" / "reliability.md"
+
+BEGIN = "<!-- Made from docs/reference/{file} by docs/generate.py; `make {target}` writes it anew. -->"
+END = "<!-- End of what docs/generate.py made. -->"
+
+#: What must not be: the key of a row and the column's heading.
+WRONG = {
+    "lost": "lost",
+    "unexpected": "unexpected",
+    "unexplained": "unexplained",
+    "early": "early",
+    "wrongly_dead": "wrongly dead",
+    "stuck": "stuck",
+}
+
+
+def page_with_tables() -> str:
+    """Return the page as it should be.
+
+    Raises:
+        ValueError: One of the comments is missing.
+    """
+    text = PAGE.read_text("utf-8")
+    for target, write in TABLES.items():
+        file = f"{target}.json"
+        begin = BEGIN.format(file=file, target=target)
+        before, began, rest = text.partition(begin)
+        _, ended, after = rest.partition(END)
+        if not began or not ended:
+            raise ValueError(f"{PAGE} must have the lines {begin!r} and {END!r}")
+        noted = json.loads((ROOT / "docs" / "reference" / file).read_text("utf-8"))
+        text = f"{before}{begin}\n\n{write(noted)}\n\n{END}{after}"
+    return text
+
+
+def _faults(noted: dict[str, Any]) -> str:
+    backends = sorted({row["backend"] for row in noted["rows"]})
+    told = (
+        f"On {noted['date']}: {noted['injections']:,} injections in {noted['campaigns']} campaigns on "
+        f"{', '.join(f'`{name}`' for name in backends)}; {noted['messages']:,} messages, {noted['runs']:,} runs. "
+        + ", ".join(f"{sum(row[key] for row in noted['rows'])} {heading}" for key, heading in WRONG.items())
+        + "."
+    )
+    headings = ["fault", "backend", "injected", "run again", *WRONG.values(), "recovery: median, longest"]
+    return f"{told}\n\n{table(headings, [_fault(row) for row in noted['rows']])}"
+
+
+def _fault(row: dict[str, Any]) -> list[str]:
+    return [
+        row["fault"],
+        f"`{row['backend']}`",
+        str(row["injections"]),
+        str(row["repeated"]),
+        *(str(row[key]) for key in WRONG),
+        f"{row['recovery_median']:.1f} s, {row['recovery_max']:.1f} s",
+    ]
+
+
+def _mutations(noted: list[dict[str, Any]]) -> str:
+    told = f"On {noted[0]['date']} {len(noted)} mutations were tried, and each made its test fail."
+    rows = [[row["promise"], row["mutation"], f"`{row['file']}`", f"`{row['failed']}`"] for row in noted]
+    return f"{told}\n\n{table(['promise', 'what breaks it', 'where', 'a test that fails then'], rows)}"
+
+
+#: By the target of the Makefile that notes it, what writes a table of what was noted.
+TABLES: dict[str, Callable[[Any], str]] = {"chaos": _faults, "mutations": _mutations}
