@@ -23,6 +23,8 @@ _CODES: dict[type[BaseException], str] = {
     exceptions.MovedError: "MOVED",
     exceptions.ClusterCrossSlotError: "CROSSSLOT",
 }
+#: What a script says that its user may not run: Redis 7.0, and later ones, give it no code of its own.
+_FORBIDDEN_IN_SCRIPTS = ("The user executing the script can't", "ACL failure in script")
 _CONFIGURED_WRONG = (
     "DB index is out of range",
     "without any password configured",
@@ -47,6 +49,8 @@ def translate(exc: BaseException, where: str, doing: str) -> SourceError:
 def _translate(exc: BaseException, subject: str) -> SourceError:
     text = str(exc).strip()
     code = _CODES.get(type(exc), text.partition(" ")[0])
+    if any(known in text for known in _FORBIDDEN_IN_SCRIPTS):
+        code = "NOPERM"
     if code in _FOR_A_PERSON:
         return SourceMisconfigured(f"{subject}: {_FOR_A_PERSON[code]}")
     if isinstance(exc, exceptions.OutOfMemoryError):

@@ -235,6 +235,18 @@ async def test_the_rights_in_the_error_text_are_enough(
     ) == str(caught.value)
 
 
+async def test_a_command_that_is_forbidden_within_a_script_is_for_a_person(
+    open_source: SourceFactory, key: str
+) -> None:
+    """A user who may call scripts, but not all that they do, is told so, instead of being tried again for ever."""
+    with RedisServer() as server:
+        server.cli("ACL", "SETUSER", "clerk", "on", ">secret", "~*", "+@all", "-zrange")
+        source = await open_source(server, key, username="clerk", password="secret")
+
+        with pytest.raises(SourceMisconfigured, match="its ACL forbids this user what the queue needs"):
+            await source.receive(1, 0.1)
+
+
 async def test_a_queue_is_reached_over_a_unix_socket(open_source: SourceFactory, tmp_path: Path) -> None:
     """`unix://` needs no port."""
     path = tmp_path / "redis.sock"
