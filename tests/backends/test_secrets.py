@@ -26,7 +26,7 @@ __all__ = ["service"]  # a fixture
 
 SECRET = "hunter2swordfish"
 
-USER = "talkative"
+USER = "secretive"
 
 REDIS = pytest.param("redis", marks=pytest.mark.redis)
 RABBITMQ = pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)

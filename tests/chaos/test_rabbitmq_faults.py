@@ -1,6 +1,6 @@
 """A RabbitMQ server that dies, freezes, fills up, and loses connections and queues, while tasks flow.
 
-The short form leaves out what takes longest; `test_broker_outage` stops the server as well.
+The short form leaves out what takes longest, as killing the server; `test_broker_outage` stops it in each run.
 """
 
 from __future__ import annotations
