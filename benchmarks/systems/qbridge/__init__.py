@@ -1,0 +1,96 @@
+"""qbridge as it lies in this folder: `qbridge run` on every broker, with defaults where the harness sets nothing."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from benchmarks.harness.system import EVERY_WORKLOAD, Command, Setting, System, Variant
+
+__all__ = ["SYSTEM", "configuration", "queue_keys"]
+
+_SENT_APART = EVERY_WORKLOAD | {"enqueue_bulk", "cpu_neighbour"}
+
+
+def queue_keys(broker: str, url: str, name: str) -> dict[str, Any]:
+    """Return the keys of a queue of this name on the measured broker."""
+    own: dict[str, dict[str, Any]] = {
+        "redis": {"url": url, "key": name},
+        "rabbitmq": {"url": url, "queue": name},
+        "sqlite": {"path": url},
+        "memory": {},
+    }
+    # Over the default of 1 MiB, as the envelope of a payload of 1 MiB is larger.
+    return {"backend": broker, "max_message_size": "2MiB"} | own[broker]
+
+
+def configuration(broker: str, setting: Setting) -> dict[str, Any]:
+    """Return what the service's YAML file says."""
+    queues = {"default": queue_keys(broker, setting.url, "bench")}
+    loops = {"default": {"threads": 1, "concurrency": setting.concurrency, "implementation": "uvloop"}}
+    if setting.workload == "cpu_neighbour":
+        queues["crunching"] = queue_keys(broker, setting.url, "crunching") | {"loops": "crunching"}
+        loops["crunching"] = {"threads": 1, "concurrency": 1, "implementation": "uvloop"}
+    return {
+        "handlers": ["benchmarks.systems.qbridge.app"],
+        "queues": queues,
+        "processes": setting.processes,
+        "loops": loops,
+        "logging": {"level": "warning"},
+    }
+
+
+def _worker(broker: str, setting: Setting) -> Command:
+    file = setting.folder / "qbridge.yaml"
+    file.write_text(json.dumps(configuration(broker, setting)))  # YAML takes JSON
+    return Command((setting.program("qbridge"), "run", "-c", str(file)))
+
+
+def _memory_worker(setting: Setting) -> Command:
+    return Command((str(setting.python), "-m", "benchmarks.systems.qbridge.in_memory"))
+
+
+SYSTEM = System(
+    name="qbridge",
+    distribution="qbridge",
+    requirements=(),  # the project's own environment: the one that runs the harness
+    variants=(
+        Variant(
+            key="qbridge",
+            broker="redis",
+            guarantee="at least once (30 s lease, renewed), attempts and crashes counted",
+            settings="lists, uvloop",
+            worker=lambda setting: _worker("redis", setting),
+            workloads=_SENT_APART,
+            tasks=100_000,
+        ),
+        Variant(
+            key="qbridge-rabbitmq",
+            broker="rabbitmq",
+            guarantee="at least once, quorum queue, publisher confirms",
+            settings="quorum queue, uvloop",
+            worker=lambda setting: _worker("rabbitmq", setting),
+            workloads=_SENT_APART,
+            tasks=40_000,
+        ),
+        Variant(
+            key="qbridge-sqlite",
+            broker="sqlite",
+            guarantee="at least once (30 s lease, renewed), synchronous=FULL",
+            settings="one file, uvloop",
+            worker=lambda setting: _worker("sqlite", setting),
+            workloads=_SENT_APART,
+            tasks=40_000,
+        ),
+        Variant(
+            key="qbridge-memory",
+            broker="memory",
+            guarantee="until the process ends",
+            settings="sender and worker in one process, uvloop",
+            worker=_memory_worker,
+            workloads=frozenset({"drain", "io", "payload_100B", "payload_10KiB", "retries", "rss", "cold_start"}),
+            tasks=100_000,
+            sends_itself=True,
+        ),
+    ),
+)
