@@ -93,9 +93,8 @@ async def _send_all(sender: Any, options: argparse.Namespace) -> dict[str, Any]:
         began = time.perf_counter()
         if options.mode == "one":
             sent = 0
-            for call in calls:
+            for sent, call in enumerate(calls, 1):
                 await sender.send(options.task, *call)
-                sent += 1
                 if time.perf_counter() - began > LONGEST:
                     break
         else:
@@ -140,9 +139,8 @@ def _send_all_plainly(sender: Any, options: argparse.Namespace) -> dict[str, Any
             began = time.perf_counter()
             if options.mode == "one":
                 sent = 0
-                for call in calls:
+                for sent, call in enumerate(calls, 1):
                     sender.send(options.task, *call)
-                    sent += 1
                     if time.perf_counter() - began > LONGEST:
                         break
             else:

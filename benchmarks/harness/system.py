@@ -102,6 +102,7 @@ class Variant:
         workloads: Names of the workloads it takes part in.
         tasks: How many no-ops a drain has, so that it takes two to five seconds.
         concurrency: Tasks that run at once; not 100 only where the documentation advises against it.
+        forks: Whether the command runs several processes by itself; else the harness starts it once for each.
         sends_itself: The worker process sends its tasks itself, since no other process can: `BENCH_TASK`, `BENCH_TASKS`
             and `BENCH_BYTES` tell it what.
         prepare: Called before worker and sender start, on a broker that is empty; e.g. writes a configuration file
@@ -116,6 +117,7 @@ class Variant:
     workloads: frozenset[str] = EVERY_WORKLOAD
     tasks: int = 20_000
     concurrency: int = 100
+    forks: bool = True
     sends_itself: bool = False
     prepare: Callable[[Setting], None] | None = None
 

@@ -25,9 +25,9 @@ SYSTEM = System(
             guarantee="at least once (60 s after a crash); entries are never deleted from the stream",
             settings="streams, uvloop, hiredis, batches of 100, claims of abandoned entries each 30 s, keep-alive off",
             worker=worker,
-            # Its worker has no command for several processes: one is started for each.
-            workloads=EVERY_WORKLOAD,
-            tasks=40_000,
+            workloads=EVERY_WORKLOAD | {"cpu_neighbour"},
+            tasks=20_000,
+            forks=False,
         ),
     ),
 )
