@@ -12,7 +12,15 @@ from typing import Any, NoReturn
 import pydantic_core
 import pytest
 
-from qbridge import ConfigError, Delivery, TaskMessage, UndecodableMessageError, UnsignedMessageError, build_config
+from qbridge import (
+    ConfigError,
+    Delivery,
+    TaskMessage,
+    UndecodableMessageError,
+    UnsignedMessageError,
+    build_config,
+    codec,
+)
 from qbridge.codec import Codec, JsonCodec, RawCodec
 from qbridge.signing import Signer
 
@@ -206,9 +214,12 @@ def test_nothing_is_parsed_before_it_is_verified(monkeypatch: pytest.MonkeyPatch
         raise AssertionError("parsed")
 
     monkeypatch.setattr(pydantic_core, "from_json", parse)
+    monkeypatch.setattr(codec, "_read_message", parse)
+    own = JsonCodec(signer()).encode(MESSAGE)
 
-    with pytest.raises(AssertionError, match="parsed"):
-        read(JsonCodec(signer()).encode(MESSAGE), signer())
+    for signed in (own, signer().sign(b'{"task":"greet","v":1}')):
+        with pytest.raises(AssertionError, match="parsed"):
+            read(signed, signer())
     assert NO_SIGNATURE == refusal(b'{"v":1}', signer())
     assert NO_MATCH == refusal(JsonCodec(signer("parked")).encode(MESSAGE), signer())
 
