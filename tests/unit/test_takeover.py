@@ -314,8 +314,8 @@ async def test_threads_that_were_given_up_are_bounded(
         replaced = len(told(bench, LoopReplaced))
         ledger.open("first")
         await bench.until(lambda: len(told(bench, LoopReplaced)) == 2)
-        await poll(lambda: not bench.watchdog.health.is_exhausted)
         ledger.open("second")
+        await poll(lambda: not bench.watchdog.health.is_exhausted)
 
         assert ([("default-1", 1)], 1) == ([(line.loop_thread, line.given_up) for line in exhausted], replaced)
 
