@@ -21,14 +21,16 @@ class Limit:
     """One bare loop.
 
     Args:
-        key: Its name.
+        key: Its name, which the plot shows: `redis-claim-ack-100`.
         broker: `redis`, `rabbitmq`, `sqlite` or `memory` (none).
         title: What it does, for a reader: `claim and ack of 100 in one Lua call, with leases`.
+        beside: The workload whose figure for qbridge is shown beside it; empty if there is none that compares.
     """
 
     key: str
     broker: str
     title: str
+    beside: str = "drain"
 
 
 def known_limits() -> list[tuple[str, Limit]]:

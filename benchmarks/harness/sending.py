@@ -4,7 +4,7 @@
 
 The module named first has `open_sender()`, which returns a `Sender`. Its methods are coroutine functions, or all plain
 ones: plain sends that go out at once do so from `threads` threads, 16 unless the sender says otherwise. The process
-that measures how long a send takes has warmed up: it has sent at least one task before.
+that measures how long sends take has warmed up: it has sent one task before, and 1,000 at once where that is measured.
 
 Modes, each with the task's name and a number:
 
@@ -25,13 +25,20 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any
 
-__all__ = ["Sender", "arguments_for", "main"]
+__all__ = ["Call", "Sender", "arguments_for", "main"]
 
 GROUP = 1_000
+#: How many are sent at once before a worker starts, where each may take a connection of its own.
+FEW = 100
 LONGEST = 2.0
 LATENCY_PAUSE = 0.025
+#: Characters of the texts of tasks that are sent at once.
+LARGEST_GROUP = 4 * 2**20
+
+Call = tuple[Any, ...]
 
 
 class Sender:
@@ -50,7 +57,7 @@ class Sender:
         """Send one task; return when the broker has it."""
         raise NotImplementedError
 
-    async def send_many(self, task: str, calls: Sequence[tuple[Any, ...]]) -> None:
+    async def send_many(self, task: str, calls: Sequence[Call]) -> None:
         """Send one task for each of these arguments, with the system's call for many."""
         raise NotImplementedError
 
@@ -58,7 +65,7 @@ class Sender:
         """Disconnect."""
 
 
-def arguments_for(task: str, number: int, size: int = 0, seconds: float = 0.0) -> tuple[Any, ...]:
+def arguments_for(task: str, number: int, size: int = 0, seconds: float = 0.0) -> Call:
     """Return the arguments of a task.
 
     Args:
@@ -76,116 +83,124 @@ def arguments_for(task: str, number: int, size: int = 0, seconds: float = 0.0) -
     return (number,)
 
 
+class _Watch:
+    """Counts what was sent, and tells when it took long enough."""
+
+    def __init__(self, longest: float | None) -> None:
+        self.sent = 0
+        self._longest = longest
+        self._began = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._began
+
+    def goes_on(self, count: int) -> bool:
+        """Count these; return whether there is time for more."""
+        self.sent += count
+        return self._longest is None or self.seconds < self._longest
+
+    @property
+    def found(self) -> dict[str, Any]:
+        return {"timed": self.sent, "seconds": self.seconds}
+
+
 async def _send_all(sender: Any, options: argparse.Namespace) -> dict[str, Any]:
     calls = _calls(options)
     await sender.open()
     try:
         if options.mode == "prefill":
-            await _send_groups(sender, options.task, calls, bulk=hasattr(sender, "send_many"), longest=None)
-            return {"sent": options.count}
-        first = next(calls)
-        await sender.send(options.task, *first)
+            bulk = hasattr(sender, "send_many")
+            await _send_groups(sender, options.task, _grouped(calls, GROUP if bulk else FEW), _Watch(None), bulk=bulk)
+            return {}
+        await sender.send(options.task, *next(calls))
         if options.mode == "latency":
-            for call in calls:
+            for _ in range(1, options.count):
                 await asyncio.sleep(LATENCY_PAUSE)
-                await sender.send(options.task, *call)
-            return {"sent": options.count}
-        began = time.perf_counter()
+                await sender.send(options.task, *next(calls))
+            return {}
         if options.mode == "one":
-            sent = 0
-            for sent, call in enumerate(calls, 1):
+            watch = _Watch(LONGEST)
+            for call in calls:
                 await sender.send(options.task, *call)
-                if time.perf_counter() - began > LONGEST:
+                if not watch.goes_on(1):
                     break
         else:
             bulk = options.mode == "bulk"
-            sent = await _send_groups(sender, options.task, calls, bulk=bulk, longest=LONGEST)
-        return {"sent": sent + 1, "timed": sent, "seconds": time.perf_counter() - began}
+            await _send_groups(sender, options.task, _grouped(islice(calls, GROUP)), _Watch(None), bulk=bulk)
+            watch = _Watch(LONGEST)
+            await _send_groups(sender, options.task, _grouped(calls), watch, bulk=bulk)
+        return watch.found
     finally:
         await sender.close()
 
 
-async def _send_groups(
-    sender: Any, task: str, calls: Iterator[tuple[Any, ...]], *, bulk: bool, longest: float | None
-) -> int:
-    sent = 0
-    began = time.perf_counter()
-    for group in _grouped(calls):
+async def _send_groups(sender: Any, task: str, groups: Iterator[list[Call]], watch: _Watch, *, bulk: bool) -> None:
+    for group in groups:
         if bulk:
             await sender.send_many(task, group)
         else:
             await asyncio.gather(*(sender.send(task, *call) for call in group))
-        sent += len(group)
-        if longest is not None and time.perf_counter() - began > longest:
+        if not watch.goes_on(len(group)):
             break
-    return sent
 
 
 def _send_all_plainly(sender: Any, options: argparse.Namespace) -> dict[str, Any]:
     calls = _calls(options)
     sender.open()
-    try:
-        with ThreadPoolExecutor(getattr(sender, "threads", Sender.threads)) as pool:
-            if options.mode == "prefill":
-                _send_groups_plainly(sender, options.task, calls, pool, bulk=hasattr(sender, "send_many"), longest=None)
-                return {"sent": options.count}
-            first = next(calls)
-            sender.send(options.task, *first)
-            if options.mode == "latency":
-                for call in calls:
-                    time.sleep(LATENCY_PAUSE)
-                    sender.send(options.task, *call)
-                return {"sent": options.count}
-            began = time.perf_counter()
-            if options.mode == "one":
-                sent = 0
-                for sent, call in enumerate(calls, 1):
-                    sender.send(options.task, *call)
-                    if time.perf_counter() - began > LONGEST:
-                        break
+    # The same threads for all groups: they may hold connections.
+    pool = ThreadPoolExecutor(getattr(sender, "threads", Sender.threads))
+
+    def send_groups(groups: Iterator[list[Call]], watch: _Watch, *, bulk: bool) -> None:
+        for group in groups:
+            if bulk:
+                sender.send_many(options.task, group)
             else:
-                bulk = options.mode == "bulk"
-                sent = _send_groups_plainly(sender, options.task, calls, pool, bulk=bulk, longest=LONGEST)
-            return {"sent": sent + 1, "timed": sent, "seconds": time.perf_counter() - began}
+                for _ in pool.map(lambda call: sender.send(options.task, *call), group):
+                    pass
+            if not watch.goes_on(len(group)):
+                break
+
+    try:
+        if options.mode == "prefill":
+            send_groups(_grouped(calls), _Watch(None), bulk=hasattr(sender, "send_many"))
+            return {}
+        sender.send(options.task, *next(calls))
+        if options.mode == "latency":
+            for _ in range(1, options.count):
+                time.sleep(LATENCY_PAUSE)
+                sender.send(options.task, *next(calls))
+            return {}
+        if options.mode == "one":
+            watch = _Watch(LONGEST)
+            for call in calls:
+                sender.send(options.task, *call)
+                if not watch.goes_on(1):
+                    break
+        else:
+            bulk = options.mode == "bulk"
+            send_groups(_grouped(islice(calls, GROUP)), _Watch(None), bulk=bulk)
+            watch = _Watch(LONGEST)
+            send_groups(_grouped(calls), watch, bulk=bulk)
+        return watch.found
     finally:
+        pool.shutdown()
         sender.close()
 
 
-def _send_groups_plainly(
-    sender: Any,
-    task: str,
-    calls: Iterator[tuple[Any, ...]],
-    pool: ThreadPoolExecutor,
-    *,
-    bulk: bool,
-    longest: float | None,
-) -> int:
-    sent = 0
-    began = time.perf_counter()
-    for group in _grouped(calls):
-        if bulk:
-            sender.send_many(task, group)
-        else:
-            for _ in pool.map(lambda call: sender.send(task, *call), group):
-                pass
-        sent += len(group)
-        if longest is not None and time.perf_counter() - began > longest:
-            break
-    return sent
-
-
-def _calls(options: argparse.Namespace) -> Iterator[tuple[Any, ...]]:
+def _calls(options: argparse.Namespace) -> Iterator[Call]:
     for number in range(options.first, options.first + options.count):
+        # Made when it is sent, as it may have the moment in it.
         yield arguments_for(options.task, number, options.bytes, options.seconds)
 
 
-def _grouped(calls: Iterator[tuple[Any, ...]]) -> Iterator[list[tuple[Any, ...]]]:
+def _grouped(calls: Iterator[Call], most: int = GROUP) -> Iterator[list[Call]]:
     group = []
     size = 0
     for call in calls:
         group.append(call)
-        size += len(call[1]) if len(call) > 1 and isinstance(call[1], str) else 0
-        if len(group) == GROUP or size > 4 * 2**20:
+        size += sum(len(argument) for argument in call if isinstance(argument, str))
+        if len(group) == most or size > LARGEST_GROUP:
             yield group
             group = []
             size = 0

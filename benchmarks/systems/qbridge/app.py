@@ -59,6 +59,11 @@ async def crunch(number: int, seconds: float) -> None:
     recorder.ran(number)
 
 
+def queue_of(task: str) -> str:
+    """Return the queue of a task: what computes has a loop thread of its own."""
+    return "crunching" if task == "crunch" else "default"
+
+
 class BridgeSender:
     """Sends through a `QBridge` that doesn't run; `crunch` goes to a queue of its own."""
 
@@ -78,12 +83,12 @@ class BridgeSender:
 
     async def send(self, task: str, *arguments: Any) -> None:
         """Send one task."""
-        queue = "crunching" if task == "crunch" else "default"
-        await self._bridge.send(task, *arguments, queue=queue)
+        await self._bridge.send(task, *arguments, queue=queue_of(task))
 
     async def send_many(self, task: str, calls: Sequence[tuple[Any, ...]]) -> None:
         """Send one task for each of these arguments."""
-        await self._bridge.send_many([TaskMessage(task=task, args=list(call)) for call in calls], queue="default")
+        messages = [TaskMessage(task=task, args=list(call)) for call in calls]
+        await self._bridge.send_many(messages, queue=queue_of(task))
 
     async def close(self) -> None:
         """Close the bridge."""

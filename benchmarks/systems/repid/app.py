@@ -11,9 +11,9 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import uvloop
+from repid import RedisServer, Repid, Router
 
 from benchmarks.harness import recorder
-from repid import RedisServer, Repid, Router
 
 CHANNEL = "bench"
 CONCURRENCY = int(os.environ["BENCH_CONCURRENCY"])

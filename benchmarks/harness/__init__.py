@@ -1,0 +1,1 @@
+"""The harness: what the systems of `benchmarks.systems` are measured with."""
