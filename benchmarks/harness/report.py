@@ -3,7 +3,7 @@
 Raw results are a mapping that JSON can hold:
 
     date, machine, command     text
-    variants    by key: system, version, broker, guarantee, settings
+    variants    by key: system, version, broker, guarantee, settings, absent (reasons by workload)
     workloads   by name: title, figures (each: key, heading, more_is_better, digits)
     limits      by key: broker, title
     runs        each: workload, key, round, and either figures (by key) or failure, log
@@ -123,7 +123,13 @@ def workload_table(told: Mapping[str, Any], name: str) -> str:
             )
     if not rows:
         return ""
-    return _table(["broker", "system", *(figure["heading"] for figure in figures), "qbridge is", "guarantee"], rows)
+    table = _table(["broker", "system", *(figure["heading"] for figure in figures), "qbridge is", "guarantee"], rows)
+    absent = [f"{key} {reasons[name]}" for key, reasons in _absences(told) if name in reasons]
+    return f"{table}\n\nNot here: {'; '.join(absent)}." if absent else table
+
+
+def _absences(told: Mapping[str, Any]) -> list[tuple[str, Mapping[str, str]]]:
+    return [(key, variant.get("absent", {})) for key, variant in told["variants"].items()]
 
 
 def limits_table(told: Mapping[str, Any]) -> str:

@@ -126,13 +126,14 @@ def _tried(title: str, measure: Callable[[], Mapping[str, float]]) -> dict[str, 
     return {"figures": dict(figures), "took": round(took, 1)}
 
 
-def _told(system: System, variant: Variant) -> dict[str, str]:
+def _told(system: System, variant: Variant) -> dict[str, Any]:
     return {
         "system": system.name,
         "version": system.version or version(system.distribution),
         "broker": variant.broker,
         "guarantee": variant.guarantee,
         "settings": variant.settings,
+        "absent": dict(variant.absent),
     }
 
 

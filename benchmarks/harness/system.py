@@ -100,6 +100,7 @@ class Variant:
         settings: What is set and why, for a reader: `uvloop, prefetch 100, no results`.
         worker: Makes the system's own official command that runs a worker in the foreground. SIGTERM ends it.
         workloads: Names of the workloads it takes part in.
+        absent: Names of workloads it can't take part in, each with the reason, which the report shows.
         tasks: How many no-ops a drain has, so that it takes two to five seconds.
         concurrency: Tasks that run at once; not 100 only where the documentation advises against it.
         forks: Whether the command runs several processes by itself; else the harness starts it once for each.
@@ -115,6 +116,7 @@ class Variant:
     settings: str
     worker: Callable[[Setting], Command]
     workloads: frozenset[str] = EVERY_WORKLOAD
+    absent: Mapping[str, str] = field(default_factory=dict)
     tasks: int = 20_000
     concurrency: int = 100
     forks: bool = True
