@@ -1,11 +1,10 @@
-"""QBridge as a program uses it: send and run, in one's own loop, from other loops and threads, and its end."""
+"""QBridge as a program runs it: in one's own loop, stopped from anywhere, and its end."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 import time
-from typing import Any
 
 import pytest
 
@@ -16,28 +15,17 @@ from qbridge import (
     DrainReport,
     Event,
     HandlerRegistry,
-    MessageTooLargeError,
     QBridge,
     QueueStats,
     TaskContext,
     TaskFinished,
     TaskMessage,
-    UndecodableMessageError,
-    UnknownQueueError,
     WorkerDrained,
     worker,
 )
 from qbridge_memory import MemoryOptions, MemorySource, make_backend
 from qbridge_memory.source import CAPABILITIES
-
-MEMORY: dict[str, Any] = {"backend": "memory"}
-
-
-async def left_in(bridge: QBridge, queue: str | None = None) -> tuple[int, int, int, int]:
-    """Return how many messages of a queue are ready, delayed, in flight and dead."""
-    async with bridge.source(queue) as source:
-        stats = await source.stats()
-    return stats.ready, stats.delayed, stats.in_flight, stats.dead
+from tests.support.bridges import MEMORY, left_in
 
 
 async def test_what_is_sent_is_run_and_nothing_is_left() -> None:
@@ -81,43 +69,6 @@ async def test_the_bridge_lives_in_somebody_elses_loop() -> None:
     assert threading.current_thread() not in threads
     assert 1 == len(threads)
     assert other_work > 10
-
-
-async def test_send_works_from_another_loop() -> None:
-    """A thread with a loop of its own sends through the bridge of the main loop."""
-    registry = HandlerRegistry()
-    seen: list[str] = []
-
-    @registry.task
-    async def note(text: str) -> None:
-        seen.append(text)
-
-    async with QBridge(registry) as bridge:
-        await asyncio.to_thread(lambda: asyncio.run(bridge.send("note", "from elsewhere")))
-        await bridge.run(burst=True)
-
-    assert ["from elsewhere"] == seen
-
-
-async def test_a_handler_sends_a_further_task() -> None:
-    """TaskContext.send reaches the same queue unless another is named."""
-    registry = HandlerRegistry()
-    seen: list[tuple[str, str]] = []
-
-    @registry.task
-    async def first(context: TaskContext) -> None:
-        await context.send("second", "here")
-        await context.send("second", "there", queue="other")
-
-    @registry.task
-    async def second(text: str, context: TaskContext) -> None:
-        seen.append((text, context.queue))
-
-    async with QBridge(registry, queues={"default": MEMORY, "other": MEMORY}) as bridge:
-        await bridge.send("first")
-        await bridge.run(burst=True)
-
-    assert [("here", "default"), ("there", "other")] == sorted(seen)
 
 
 async def test_stop_drains_from_any_thread() -> None:
@@ -264,21 +215,6 @@ async def test_listeners_are_told_of_each_end() -> None:
     assert finished.error.startswith("ValueError: no")
 
 
-async def test_a_delayed_task_is_not_early_and_a_burst_leaves_it() -> None:
-    """A burst ends although a message waits for its time."""
-    registry = HandlerRegistry()
-
-    @registry.task
-    async def later() -> None:
-        raise AssertionError("it ran before its time")
-
-    async with QBridge(registry) as bridge:
-        await bridge.send("later", delay=60)
-        await bridge.run(burst=True)
-
-        assert (0, 1, 0, 0) == await left_in(bridge)
-
-
 async def test_a_backend_that_is_not_installed_can_be_given_as_an_object() -> None:
     """`backend` may be a Backend: a program's own needs no entry point."""
     registry = HandlerRegistry()
@@ -293,55 +229,6 @@ async def test_a_backend_that_is_not_installed_can_be_given_as_an_object() -> No
         await bridge.run(burst=True)
 
     assert [7] == seen
-
-
-async def test_the_only_queue_needs_no_name_and_several_do() -> None:
-    """Without a name a message goes to the only queue, or to `default`; else the known names are told."""
-    async with QBridge(queues={"orders": MEMORY}) as bridge:
-        await bridge.send("any")
-        assert (1, 0, 0, 0) == await left_in(bridge, "orders")
-    async with QBridge(queues={"orders": MEMORY, "pictures": MEMORY}) as bridge:
-        with pytest.raises(UnknownQueueError) as caught:
-            await bridge.send("any")
-        assert "no queue is named 'default' (known: orders, pictures)" == str(caught.value)
-        with pytest.raises(UnknownQueueError) as caught:
-            await bridge.send("any", queue="order")
-        assert "no queue is named 'order' (known: orders, pictures); did you mean 'orders'?" == str(caught.value)
-
-
-async def test_a_message_that_cannot_be_sent_is_refused_before_the_broker() -> None:
-    """Too large, not JSON, a delay below 0: each has its error, and nothing is sent."""
-    async with QBridge(queues={"default": MEMORY | {"max_message_size": "1KiB"}}) as bridge:
-        with pytest.raises(MessageTooLargeError, match=r"over the limit of 1024"):
-            await bridge.send("any", "x" * 2000)
-        with pytest.raises(UndecodableMessageError, match=r"arguments of task 'any' are not JSON"):
-            await bridge.send("any", object())
-        with pytest.raises(UndecodableMessageError, match=r"hold NaN or Infinity"):
-            await bridge.send("any", float("nan"))
-        with pytest.raises(ValueError, match=r"delay must be 0 or more seconds, not -1"):
-            await bridge.send("any", delay=-1)
-
-        assert (0, 0, 0, 0) == await left_in(bridge)
-
-
-async def test_headers_travel_beside_a_raw_body_or_are_refused() -> None:
-    """On a raw queue the broker carries the headers; one that can't makes the send fail, rather than drop them."""
-    registry = HandlerRegistry()
-    seen: list[tuple[bytes, dict[str, str]]] = []
-
-    @registry.task
-    async def note(body: bytes, context: TaskContext) -> None:
-        seen.append((body, dict(context.headers)))
-
-    raw = {"codec": {"type": "raw", "task": "note"}}
-    async with QBridge(registry, queues={"default": MEMORY | raw}) as bridge:
-        await bridge.send("note", b"a body", headers={"trace": "7"})
-        await bridge.run(burst=True)
-    assert [(b"a body", {"trace": "7"})] == seen
-
-    async with QBridge(queues={"default": {"backend": "redis"} | raw}) as bridge:
-        with pytest.raises(ValueError, match=r"queue 'default' can't carry headers"):
-            await bridge.send("note", b"a body", headers={"trace": "7"})
 
 
 async def test_use_out_of_order_is_an_error() -> None:

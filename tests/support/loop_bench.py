@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from qbridge.execution import Job
 from qbridge.loops import LoopImplementation, LoopThread
 from tests.support.executor_bench import blocking
 from tests.support.jobs import make_job, no_send
-from tests.support.waiting import Latch, Watch
+from tests.support.waiting import PATIENCE, Latch, Watch
 
 __all__ = ["LoopBench", "hold"]
 
 
 class LoopBench:
-    """Makes loop threads, keeps what they hand back, and stops them at the end of the test."""
+    """Makes loop threads, keeps what they hand back, and stops them when it is left."""
 
     def __init__(self) -> None:
         self.ended: list[Job] = []
@@ -44,6 +45,15 @@ class LoopBench:
     async def until_ended(self, jobs: Sequence[Job]) -> None:
         """Wait until these jobs were handed back."""
         await self.watch.until(lambda: set(jobs) <= set(self.ended))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for thread in self.threads:
+            await thread.stop(PATIENCE)
 
     def _on_ended(self, jobs: list[Job]) -> None:
         for job in jobs:

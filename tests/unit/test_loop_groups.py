@@ -19,10 +19,8 @@ from tests.support.waiting import PATIENCE, Latch
 @pytest.fixture
 async def bench() -> AsyncIterator[LoopBench]:
     """A maker of loop threads."""
-    bench = LoopBench()
-    yield bench
-    for thread in bench.threads:
-        await thread.stop(PATIENCE)
+    async with LoopBench() as bench:
+        yield bench
 
 
 async def test_a_group_deals_evenly_and_in_order(bench: LoopBench) -> None:

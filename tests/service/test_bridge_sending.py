@@ -1,0 +1,118 @@
+"""QBridge as a program sends through it: from where, to which queue, and what is refused."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from qbridge import (
+    HandlerRegistry,
+    MessageTooLargeError,
+    QBridge,
+    TaskContext,
+    UndecodableMessageError,
+    UnknownQueueError,
+)
+from tests.support.bridges import MEMORY, left_in
+
+
+async def test_send_works_from_another_loop() -> None:
+    """A thread with a loop of its own sends through the bridge of the main loop."""
+    registry = HandlerRegistry()
+    seen: list[str] = []
+
+    @registry.task
+    async def note(text: str) -> None:
+        seen.append(text)
+
+    async with QBridge(registry) as bridge:
+        await asyncio.to_thread(lambda: asyncio.run(bridge.send("note", "from elsewhere")))
+        await bridge.run(burst=True)
+
+    assert ["from elsewhere"] == seen
+
+
+async def test_a_handler_sends_a_further_task() -> None:
+    """TaskContext.send reaches the same queue unless another is named."""
+    registry = HandlerRegistry()
+    seen: list[tuple[str, str]] = []
+
+    @registry.task
+    async def first(context: TaskContext) -> None:
+        await context.send("second", "here")
+        await context.send("second", "there", queue="other")
+
+    @registry.task
+    async def second(text: str, context: TaskContext) -> None:
+        seen.append((text, context.queue))
+
+    async with QBridge(registry, queues={"default": MEMORY, "other": MEMORY}) as bridge:
+        await bridge.send("first")
+        await bridge.run(burst=True)
+
+    assert [("here", "default"), ("there", "other")] == sorted(seen)
+
+
+async def test_the_only_queue_needs_no_name_and_several_do() -> None:
+    """Without a name a message goes to the only queue, or to `default`; else the known names are told."""
+    async with QBridge(queues={"orders": MEMORY}) as bridge:
+        await bridge.send("any")
+        assert (1, 0, 0, 0) == await left_in(bridge, "orders")
+    async with QBridge(queues={"orders": MEMORY, "pictures": MEMORY}) as bridge:
+        with pytest.raises(UnknownQueueError) as caught:
+            await bridge.send("any")
+        assert "no queue is named 'default' (known: orders, pictures)" == str(caught.value)
+        with pytest.raises(UnknownQueueError) as caught:
+            await bridge.send("any", queue="order")
+        assert "no queue is named 'order' (known: orders, pictures); did you mean 'orders'?" == str(caught.value)
+
+
+async def test_a_message_that_cannot_be_sent_is_refused_before_the_broker() -> None:
+    """Too large, not JSON, a delay below 0: each has its error, and nothing is sent."""
+    async with QBridge(queues={"default": MEMORY | {"max_message_size": "1KiB"}}) as bridge:
+        with pytest.raises(MessageTooLargeError, match=r"over the limit of 1024"):
+            await bridge.send("any", "x" * 2000)
+        with pytest.raises(UndecodableMessageError, match=r"arguments of task 'any' are not JSON"):
+            await bridge.send("any", object())
+        with pytest.raises(UndecodableMessageError, match=r"hold NaN or Infinity"):
+            await bridge.send("any", float("nan"))
+        with pytest.raises(ValueError, match=r"delay must be 0 or more seconds, not -1"):
+            await bridge.send("any", delay=-1)
+
+        assert (0, 0, 0, 0) == await left_in(bridge)
+
+
+async def test_headers_travel_beside_a_raw_body_or_are_refused() -> None:
+    """On a raw queue the broker carries the headers; one that can't makes the send fail, rather than drop them."""
+    registry = HandlerRegistry()
+    seen: list[tuple[bytes, dict[str, str]]] = []
+
+    @registry.task
+    async def note(body: bytes, context: TaskContext) -> None:
+        seen.append((body, dict(context.headers)))
+
+    raw = {"codec": {"type": "raw", "task": "note"}}
+    async with QBridge(registry, queues={"default": MEMORY | raw}) as bridge:
+        await bridge.send("note", b"a body", headers={"trace": "7"})
+        await bridge.run(burst=True)
+    assert [(b"a body", {"trace": "7"})] == seen
+
+    async with QBridge(queues={"default": {"backend": "redis"} | raw}) as bridge:
+        with pytest.raises(ValueError, match=r"queue 'default' can't carry headers"):
+            await bridge.send("note", b"a body", headers={"trace": "7"})
+
+
+async def test_a_delayed_task_is_not_early_and_a_burst_leaves_it() -> None:
+    """A burst ends although a message waits for its time."""
+    registry = HandlerRegistry()
+
+    @registry.task
+    async def later() -> None:
+        raise AssertionError("it ran before its time")
+
+    async with QBridge(registry) as bridge:
+        await bridge.send("later", delay=60)
+        await bridge.run(burst=True)
+
+        assert (0, 1, 0, 0) == await left_in(bridge)
