@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import re
 import sys
@@ -11,14 +10,26 @@ import typing
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, TypeVar, overload
+from typing import Annotated, Any, TypeVar, overload
 
-from pydantic import PydanticUserError, ValidationError, validate_call
+from pydantic import ValidationError
+from pydantic_core import ArgsKwargs
 
-from qbridge.codec import RawPayload, read_json
+from qbridge.codec import RawPayload
 from qbridge.errors import InvalidArgumentsError, RegistryError, UnknownTaskError
 from qbridge.message import NAME_PATTERN, TaskMessage
 from qbridge.retry import RetryPolicy
+from qbridge.signatures import (
+    POSITIONAL,
+    Scope,
+    argument_validator,
+    called,
+    from_raw,
+    is_coroutine_function,
+    positional_index,
+    raw_conversion,
+    resolved_signature,
+)
 
 __all__ = ["Handler", "HandlerRegistry", "TaskContext"]
 
@@ -29,10 +40,6 @@ _TAG_GIVEN = re.compile(r"^Input tag '.*' (?=found using )", re.DOTALL)
 _MOST_PROBLEMS = 20
 
 _UNIONS = (typing.Union, types.UnionType)
-_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-
-#: The global and the local names where a handler is registered.
-_Scope = tuple[Mapping[str, Any], Mapping[str, Any]]
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
@@ -106,25 +113,25 @@ class Handler:
         *,
         timeout: float | None,
         retry: RetryPolicy | None,
-        scope: _Scope,
+        scope: Scope,
     ) -> None:
         self.name = name
         self.function = function
-        self.is_coroutine = _is_coroutine_function(function)
+        self.is_coroutine = is_coroutine_function(function)
         self.timeout = timeout
         self.retry = retry
-        signature = _resolved_signature(name, function, scope)
+        signature = resolved_signature(name, function, scope)
         contexts = [key for key, parameter in signature.parameters.items() if _is_context(name, parameter)]
         if len(contexts) > 1:
             raise RegistryError(f"handler {name!r} has {len(contexts)} TaskContext parameters, it may have one")
         self._context_name = contexts[0] if contexts else ""
         self.wants_context = bool(contexts)
-        self._context_index = _positional_index(signature, self._context_name)
+        self._context_index = positional_index(signature, self._context_name)
         sent = [parameter for key, parameter in signature.parameters.items() if key != self._context_name]
         self.signature = signature.replace(parameters=sent)
-        self._positional = tuple(parameter.name for parameter in sent if parameter.kind in _POSITIONAL)
-        self._raw_as = _raw_conversion(sent)
-        self._validate = _argument_validator(name, sent)
+        self._positional = tuple(parameter.name for parameter in sent if parameter.kind in POSITIONAL)
+        self._raw_as = raw_conversion(sent)
+        self._validate = argument_validator(name, sent)
 
     def bind(self, message: TaskMessage, context: TaskContext | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the validated arguments to call `function` with.
@@ -138,9 +145,9 @@ class Handler:
         """
         args: list[Any] = message.args
         if args and type(args[0]) is RawPayload:
-            args = [_from_raw(args[0], self._raw_as), *args[1:]]
+            args = [from_raw(args[0], self._raw_as), *args[1:]]
         try:
-            positional, named = self._validate(*args, **message.kwargs)
+            positional, named = self._validate(ArgsKwargs(tuple(args), message.kwargs))
         except ValidationError as exc:
             raise InvalidArgumentsError(self.name, self._problems(exc)) from None
         except TypeError as exc:
@@ -270,7 +277,7 @@ class HandlerRegistry:
         name: str | None,
         timeout: float | None,
         retry: RetryPolicy | None,
-        scope: _Scope,
+        scope: Scope,
     ) -> None:
         if not callable(function):
             raise RegistryError(f"a handler must be a function, not {function!r}")
@@ -280,7 +287,7 @@ class HandlerRegistry:
         if name in self._handlers:
             raise RegistryError(_taken(name, self._handlers[name], function))
         if any(
-            inspect.isasyncgenfunction(called) or inspect.isgeneratorfunction(called) for called in _called(function)
+            inspect.isasyncgenfunction(target) or inspect.isgeneratorfunction(target) for target in called(function)
         ):
             raise RegistryError(f"handler {name!r} is a generator; a handler is a coroutine function or a function")
         if timeout is not None and not (isinstance(timeout, (int, float)) and 0 < timeout < float("inf")):
@@ -294,16 +301,6 @@ def _taken(name: str, handler: Handler, function: Callable[..., Any]) -> str:
         f"task {name!r} is registered already, by {first.__module__}.{getattr(first, '__qualname__', first)}; "
         f"give {second.__module__}.{getattr(second, '__qualname__', second)} another name=…"
     )
-
-
-def _called(function: Callable[..., Any]) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Return what a partial wraps, and its type's __call__, which is what runs where it is a callable object."""
-    inner = function.func if isinstance(function, functools.partial) else function
-    return inner, type(inner).__call__
-
-
-def _is_coroutine_function(function: Callable[..., Any]) -> bool:
-    return any(map(inspect.iscoroutinefunction, _called(function)))
 
 
 def _is_context(name: str, parameter: inspect.Parameter) -> bool:
@@ -320,81 +317,3 @@ def _is_context(name: str, parameter: inspect.Parameter) -> bool:
             "there is one, give it a name of its own"
         )
     return True
-
-
-def _resolved_signature(name: str, function: Callable[..., Any], scope: _Scope) -> inspect.Signature:
-    try:
-        signature = inspect.signature(function)
-        inner, call = _called(function)
-        target = inner if inspect.isroutine(inner) else call
-        # A handler from another module has its own types, which may have the names of others here.
-        is_from_here = getattr(inspect.unwrap(target), "__globals__", None) is scope[0]
-        hints = typing.get_type_hints(target, localns=dict(scope[1]) if is_from_here else None, include_extras=True)
-    except (TypeError, ValueError, NameError, AttributeError) as exc:
-        raise RegistryError(
-            f"the signature of handler {name!r} can't be read: {exc} (types that annotations name must be "
-            "importable at run time, not only under TYPE_CHECKING)"
-        ) from exc
-    return signature.replace(
-        parameters=[
-            parameter.replace(annotation=hints.get(key, parameter.annotation))
-            for key, parameter in signature.parameters.items()
-        ],
-        return_annotation=inspect.Signature.empty,
-    )
-
-
-def _positional_index(signature: inspect.Signature, name: str) -> int:
-    """Return at which positional place a parameter stands, or -1 if it is keyword-only or isn't there."""
-    names = [key for key, parameter in signature.parameters.items() if parameter.kind in _POSITIONAL]
-    return names.index(name) if name in names else -1
-
-
-def _argument_validator(
-    name: str, parameters: list[inspect.Parameter]
-) -> Callable[..., tuple[tuple[Any, ...], dict[str, Any]]]:
-    """Return a function that takes a message's arguments and returns what pydantic made of them.
-
-    It is a function of the handler's own signature, less the context, that does nothing but hand its arguments back:
-    so the handler's own errors can't be taken for errors in its arguments.
-    """
-
-    def hand_back(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return args, kwargs
-
-    hand_back.__name__ = hand_back.__qualname__ = name
-    hand_back.__annotations__ = {
-        parameter.name: parameter.annotation
-        for parameter in parameters
-        if parameter.annotation is not inspect.Parameter.empty
-    }
-    hand_back.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # honoured by inspect
-    try:
-        return validate_call(hand_back)
-    except (PydanticUserError, TypeError) as exc:
-        raise RegistryError(f"pydantic can't validate the signature of handler {name!r}: {exc}") from exc
-
-
-def _raw_conversion(parameters: list[inspect.Parameter]) -> Literal["bytes", "text", "json"]:
-    annotation: Any = parameters[0].annotation if parameters else None
-    if typing.get_origin(annotation) is Annotated:
-        annotation = typing.get_args(annotation)[0]
-    if annotation is bytes:
-        return "bytes"
-    return "text" if annotation is str else "json"
-
-
-def _from_raw(payload: RawPayload, wanted: Literal["bytes", "text", "json"]) -> Any:
-    if wanted == "bytes":
-        return bytes(payload)
-    try:
-        value = read_json(payload)
-    except ValueError:
-        value = None
-    else:
-        if wanted == "json" or isinstance(value, str):
-            return value
-    try:
-        return payload.decode()
-    except UnicodeDecodeError:
-        return bytes(payload)
