@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
+from typing import Any
+
+import pytest
 
 from qbridge import HandlerRegistry
 from tests.support.waiting import PATIENCE, Latch
 from tests.support.worker_bench import WorkerBench
 
-__all__ = ["Ledger", "names", "send"]
+__all__ = ["Ledger", "logged", "names", "send", "told"]
 
 
 class Ledger:
@@ -87,3 +90,13 @@ def names(count: int, prefix: str = "") -> list[str]:
 async def send(bench: WorkerBench, task: str, wanted: Sequence[str], queue: str = "q") -> None:
     """Send a task for each name."""
     await bench.send(task, *([name] for name in wanted), queue=queue)
+
+
+def told(bench: WorkerBench, kind: type[Any]) -> list[Any]:
+    """Return the events of a kind."""
+    return [event for event in bench.told if isinstance(event, kind)]
+
+
+def logged(caplog: pytest.LogCaptureFixture, text: str) -> list[Any]:
+    """Return what was logged with this text."""
+    return [record for record in caplog.records if record.getMessage() == text]

@@ -5,19 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
-import pytest
-
 from qbridge.events import LeaseLost
 from qbridge_memory import ManualClock
 from tests.support.ledger import Ledger, names, send
 from tests.support.waiting import PATIENCE, Latch
 from tests.support.worker_bench import WorkerBench
-
-
-@pytest.fixture
-def ledger() -> Ledger:
-    """Handlers that can be watched."""
-    return Ledger()
 
 
 async def in_flight(bench: WorkerBench) -> int:

@@ -17,12 +17,6 @@ from tests.support.waiting import PATIENCE, Latch
 from tests.support.worker_bench import WorkerBench
 
 
-@pytest.fixture
-def ledger() -> Ledger:
-    """Handlers that can be watched."""
-    return Ledger()
-
-
 async def bodies(bench: WorkerBench) -> list[tuple[str, int, int]]:
     """Claim what is left in the queue: the name that each message carries, its attempt, and its crashes."""
     deliveries = await bench.producer().receive(100, 0.0)

@@ -27,12 +27,6 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def ledger() -> Ledger:
-    """Handlers that can be watched."""
-    return Ledger()
-
-
-@pytest.fixture
 async def tied(ledger: Ledger) -> AsyncIterator[WorkerBench]:
     """A worker whose messages are in flight as long as its connection."""
     clock = ManualClock()

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 
-from qbridge import LoopFreed, LoopReplaced, TaskFinished, loops, watchdog
+from qbridge import LoopFreed, LoopReplaced, TaskFinished, watchdog
 from qbridge.loops import LoopThread
 from qbridge.watchdog import LoopLimits
 from qbridge_memory import ManualClock
-from tests.support.ledger import Ledger, names, send
+from tests.support.ledger import Ledger, logged, names, send, told
 from tests.support.waiting import poll
 from tests.support.worker_bench import WorkerBench
+
+pytestmark = pytest.mark.usefixtures("quick_heartbeat")
 
 #: A loop thread is given up when its loop has been blocked for half a second, which no busy machine takes from it.
 LIMITS = LoopLimits(blocked_after=0.2, replace_after=0.5)
@@ -50,28 +51,12 @@ class BlockingLedger(Ledger):
         raise ValueError("no luck")
 
 
-@pytest.fixture(autouse=True)
-def quick_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A loop gives a sign of life fifty times a second."""
-    monkeypatch.setattr(loops, "HEARTBEAT", 0.02)
-
-
 @pytest.fixture
 async def ledger() -> AsyncIterator[BlockingLedger]:
     """Handlers that can be watched; what a test has not let go on goes on at its end."""
     ledger = BlockingLedger()
     yield ledger
     ledger.open(*ledger.started)
-
-
-def told(bench: WorkerBench, kind: type[Any]) -> list[Any]:
-    """Return the events of a kind."""
-    return [event for event in bench.told if isinstance(event, kind)]
-
-
-def logged(caplog: pytest.LogCaptureFixture, text: str) -> list[Any]:
-    """Return what was logged with this text."""
-    return [record for record in caplog.records if record.getMessage() == text]
 
 
 def ends(bench: WorkerBench) -> list[tuple[str, str, int, str]]:

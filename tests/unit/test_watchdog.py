@@ -5,44 +5,21 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
-from qbridge import LoopBlocked, LoopFreed, LoopHealth, QBridge, loops
+from qbridge import LoopBlocked, LoopFreed, LoopHealth, QBridge
 from qbridge.watchdog import LoopLimits
-from tests.support.ledger import Ledger, names, send
+from tests.support.ledger import Ledger, logged, names, send, told
 from tests.support.waiting import Latch, poll
 from tests.support.worker_bench import WorkerBench
 
+pytestmark = pytest.mark.usefixtures("quick_heartbeat")
+
 #: A loop is called blocked after three tenths of a second, which no busy machine takes from it, and never given up.
 LIMITS = LoopLimits(blocked_after=0.3, replace_after=None)
-
-
-@pytest.fixture(autouse=True)
-def quick_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A loop gives a sign of life fifty times a second."""
-    monkeypatch.setattr(loops, "HEARTBEAT", 0.02)
-
-
-@pytest.fixture
-async def ledger() -> AsyncIterator[Ledger]:
-    """Handlers that can be watched; what a test has not let go on goes on at its end."""
-    ledger = Ledger()
-    yield ledger
-    ledger.open(*ledger.started)
-
-
-def told(bench: WorkerBench, kind: type[Any]) -> list[Any]:
-    """Return the events of a kind."""
-    return [event for event in bench.told if isinstance(event, kind)]
-
-
-def logged(caplog: pytest.LogCaptureFixture, text: str) -> list[Any]:
-    """Return what was logged with this text."""
-    return [record for record in caplog.records if record.getMessage() == text]
 
 
 async def test_a_block_is_told_once_with_all_that_is_known(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
