@@ -1,8 +1,8 @@
 """huey by its command `huey_consumer`: threads, on SQLite and on Redis lists.
 
-On SQLite a task costs one durable write, the claim that deletes its row, beside two looks for a revocation. With 1 to 8
-threads the drains on either broker are within each other's noise; 4 were the best or close to it (November 2026, CPython
-3.11). SQLite and the retries are polled: each 10 ms, not the default's up to 10 s.
+On SQLite a task costs one durable write, the claim that deletes its row, beside two looks for a revocation. With 1 to
+8 threads the drains on either broker are within each other's noise (November 2026, CPython 3.11). The file is polled:
+each 10 ms, where the default waits up to 10 s.
 """
 
 from __future__ import annotations
