@@ -42,7 +42,7 @@ def panels(told: dict[str, Any]) -> dict[str, list[tuple[str, float, float, floa
 
 def draw(told: dict[str, Any], path: Path) -> None:
     """Write the picture."""
-    import matplotlib as mpl
+    import matplotlib as mpl  # type: ignore[import-not-found]  # is in an environment of its own
 
     mpl.use("agg")
     from matplotlib import pyplot

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import sys
 from pathlib import Path
@@ -30,11 +31,13 @@ def python_of(name: str, requirements: tuple[str, ...]) -> Path:
     python = folder / "bin" / "python"
     stamp = folder / "requirements.txt"
     wanted = "\n".join([f"# CPython {sys.version.split()[0]}", *requirements, ""])
-    if stamp.is_file() and stamp.read_text() == wanted:
-        return python
-    _run(["bash", str(ROOT / ".ci" / "venv"), str(folder), sys.executable])
-    _run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements])
-    stamp.write_text(wanted)
+    folder.parent.mkdir(exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as lock:  # two calls of the benchmark may want it at once
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not stamp.is_file() or stamp.read_text() != wanted:
+            _run(["bash", str(ROOT / ".ci" / "venv"), str(folder), sys.executable])
+            _run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements])
+            stamp.write_text(wanted)
     return python
 
 
