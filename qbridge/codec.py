@@ -233,7 +233,7 @@ def _read_own(body: bytes) -> TaskMessage | None:
         message = _read_message(b"{" + body[1 + _VERSION_LENGTH :])
     except ValidationError:
         return None
-    is_whole = len(message.model_fields_set) == _FIELDS and message.enqueued_at is not None
+    is_whole = len(message.__pydantic_fields_set__) == _FIELDS and message.enqueued_at is not None
     return message if is_whole and not _holds_infinity(message) else None
 
 

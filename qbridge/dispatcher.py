@@ -129,6 +129,7 @@ class Dispatcher:
         lane.reserved.pop(intake, None)
         claimed_at = monotonic()
         self._is_wary = False
+        is_open = not self._draining and not self._is_quarantined
         for delivery in deliveries:
             # A first attempt was never here: what comes back has a later one.
             if delivery.attempt > 1 and intake.take_back(delivery):
@@ -140,7 +141,11 @@ class Dispatcher:
             if delivery.attempt > 1 and not self._draining and self._lingering.hold_back(job):
                 asyncio.get_running_loop().call_later(_LONGEST_WAIT, self._fail_waiting, job)
                 continue
-            self._place(job, lane)
+            if is_open and not delivery.crashes:
+                lane.pending.append(job)
+            else:
+                self._place(job, lane)
+                is_open = not self._draining and not self._is_quarantined
         self._advance()
         if not deliveries and self._is_done:
             self.found_nothing.set()
@@ -302,8 +307,7 @@ class Dispatcher:
 
     def _fill(self, lane: Lane) -> None:
         if lane.pending and (free := lane.group.free) > 0:
-            jobs = [lane.pending.popleft() for _ in range(min(free, len(lane.pending)))]
-            lane.pending.extendleft(reversed(lane.group.submit(jobs)))
+            lane.pending.extendleft(reversed(lane.group.submit(lane.take(free))))
         lane.tell_of_room()
 
     @property

@@ -56,7 +56,8 @@ class Endings:
             job.owner.settle(settlement)
             if settlement.error:
                 log_failure(job, settlement)
-        self.tell(job)
+        if self._is_debugging or self._events.active:
+            self.tell(job)
 
     def tell(self, job: Job) -> None:
         """Tell of a job that has ended."""

@@ -185,8 +185,9 @@ class Intake:
         """End a delivery, soon: settlements travel in batches. Order is kept."""
         if settlement.delivery in self._held:
             self._held[settlement.delivery] = None
+        if not self._settlements:
+            self._work.set()
         self._settlements.append(settlement)
-        self._work.set()
         if len(self._settlements) > MAX_UNSETTLED:
             self._room.clear()
 

@@ -68,6 +68,14 @@ class Lane:
     waiters: dict[Intake, asyncio.Future[bool]] = field(default_factory=dict)
     read_ahead: int = 0
 
+    def take(self, most: int) -> list[Job]:
+        """Take out what has waited longest, `most` at most."""
+        if len(self.pending) <= most:
+            jobs = list(self.pending)
+            self.pending.clear()
+            return jobs
+        return [self.pending.popleft() for _ in range(most)]
+
     def credit(self) -> int:
         """How many more messages may be claimed."""
         return self.group.free + self.read_ahead - len(self.pending) - sum(self.reserved.values())

@@ -20,6 +20,7 @@ from qbridge.config import Config
 from qbridge.dispatcher import DrainReport
 from qbridge.dumps import stack_dumps
 from qbridge.errors import SourceError, SourceMisconfigured, SourceUnavailable
+from qbridge.interpreter import settle_in, tune
 from qbridge.lifeline import Lifeline
 from qbridge.logs import configure_logging
 from qbridge.loops import LoopImplementation, new_loop
@@ -30,11 +31,6 @@ from qbridge.registry import HandlerRegistry
 __all__ = ["ExitCode", "Service"]
 
 log = logging.getLogger(__name__)
-
-#: Seconds after which a thread that wants to run may take the interpreter from a busy one. With CPython's 5 ms a
-#: handler that computes cuts the broker's traffic in the main thread from 132,000 to 10,000 round trips a second;
-#: with 0.5 ms it keeps 58,000 (measured November 2026, CPython 3.11, two cores).
-SWITCH_INTERVAL = 0.0005
 
 #: Seconds that a worker whose supervisor has gone may take to drain beyond what `shutdown` gives it.
 ORPHAN_MARGIN = 10.0
@@ -108,7 +104,7 @@ class Service:
         configure_logging(self._config.logging.level, self._config.logging.format, worker=worker)
         if self._lifeline is None and (self._config.processes > 1 or self._config.recycle.is_active):
             log.warning("processes and recycle are for 'qbridge run', this is a single process")
-        sys.setswitchinterval(SWITCH_INTERVAL)
+        tune()
         implementations = {loops.implementation for loops in self._config.loops.values()}
         main_loop: LoopImplementation = "asyncio" if implementations == {"asyncio"} else "auto"
         # Under a supervisor it is that one which answers.
@@ -144,6 +140,7 @@ class Service:
                         "pid": os.getpid(),
                     },
                 )
+                settle_in()
                 try:
                     async with self._supervised(bridge):
                         report = await bridge.run(burst=self._burst)
