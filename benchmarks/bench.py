@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -29,6 +30,8 @@ from benchmarks.harness.workloads import WORKLOADS
 
 def main() -> int:
     """Run what was asked for, and print the tables; return 1 if a run of qbridge did not finish."""
+    # So that servers and workers are ended in order.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     parser = argparse.ArgumentParser(
         description="qbridge and its peers side by side.", formatter_class=argparse.RawDescriptionHelpFormatter
     )

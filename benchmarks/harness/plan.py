@@ -12,7 +12,7 @@ from benchmarks import systems as packages
 from benchmarks.harness.brokers import BROKERS
 from benchmarks.harness.limits import Limit, known_limits
 from benchmarks.harness.system import System, Variant
-from benchmarks.harness.workloads import QUICK, WORKLOADS, Scale, Workload
+from benchmarks.harness.workloads import QUICK, USUAL, WORKLOADS, Scale, Workload
 
 __all__ = ["FASTEST", "USUAL_WORKLOADS", "Plan", "known_systems"]
 
@@ -92,7 +92,7 @@ class Plan:
             if LIMITS in counts
             else (),
             limit_rounds=counts.get(LIMITS, 0),
-            scale=QUICK if extent == "quick" else Scale(),
+            scale={"quick": QUICK, "usual": USUAL, "all": Scale()}[extent],
         )
 
     def runs(self) -> Iterator[tuple[Workload, int, System, Variant]]:

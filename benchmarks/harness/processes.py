@@ -37,6 +37,8 @@ class DidNotFinishError(Exception):
 class Running:
     """A process, with its children; what it prints goes to a file. As a context manager it is ended on exit.
 
+    It doesn't outlive this program, not even if that is killed.
+
     Args:
         argv: Its command line.
         environment: All of its environment.
@@ -56,6 +58,14 @@ class Running:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        # Reads from a pipe that nobody writes to: it ends when this program does, in whichever way.
+        self._guard = subprocess.Popen(
+            ["sh", "-c", 'read -r _; kill -s KILL -- "-$1"', "sh", str(self._process.pid)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
 
     def __enter__(self) -> Running:
         return self
@@ -89,6 +99,10 @@ class Running:
 
     def stop(self) -> None:
         """Ask it to end; after some seconds end it and all that it started. May be called twice."""
+        self._guard.kill()  # its process group may soon be another one's
+        self._guard.wait(PATIENCE)
+        if self._guard.stdin is not None:
+            self._guard.stdin.close()
         if self.is_running:
             self._process.terminate()
             with suppress(subprocess.TimeoutExpired):

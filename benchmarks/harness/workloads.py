@@ -11,7 +11,7 @@ from benchmarks.harness.run import Run, Work
 from benchmarks.harness.statistics import percentile
 from benchmarks.harness.system import Variant
 
-__all__ = ["QUICK", "WORKLOADS", "Figure", "Scale", "Workload", "room_for"]
+__all__ = ["QUICK", "USUAL", "WORKLOADS", "Figure", "Scale", "Workload", "room_for"]
 
 KIB = 1024
 
@@ -34,6 +34,9 @@ class Scale:
     waits: int = 2_000
     crunches: int = 30
 
+
+#: Enough for medians, within ten minutes for all.
+USUAL = Scale(tasks=0.5, stamps=200)
 
 #: So little that it only shows that everything works.
 QUICK = Scale(tasks=0.1, sends=3_001, stamps=40, waits=300, crunches=3)
