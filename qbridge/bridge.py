@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections import ChainMap
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from time import monotonic
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from qbridge.backend import Backend
 from qbridge.config import Config, build_config
@@ -70,11 +71,12 @@ class QBridge:
         if queues is None:
             queues = {"default": {"backend": "memory"}}
         plain: dict[str, Any] = {}
-        backends = dict(installed_backends())
+        own: dict[str, Backend[Any]] = {}
+        backends = ChainMap(own, cast("dict[str, Backend[Any]]", installed_backends()))  # only `own` is written to
         for name, keys in queues.items():
             plain[name] = keys
             if isinstance(keys, Mapping) and isinstance(backend := keys.get("backend"), Backend):
-                backends[backend.name] = backend
+                own[backend.name] = backend
                 plain[name] = {**keys, "backend": backend.name}
         config = build_config({"handlers": [], "queues": plain, **settings}, backends=backends)
         if config.processes > 1 or config.recycle.is_active:

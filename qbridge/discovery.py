@@ -7,7 +7,7 @@ was found is kept too, until `sys.path` changes: a package that is installed und
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
@@ -69,13 +69,15 @@ def installed_backends() -> Mapping[str, Backend[Any]]:
     """Return the backends that can be loaded, by name, in the order of their names.
 
     One whose client library is missing is among them, as its options can be checked all the same; see `missing_needs`.
+    Each is loaded when it is first asked for, and all of them when they are listed: a worker has no use for the others.
     """
-    return _discovered(tuple(map(str, sys.path)))[0]
+    return _found()
 
 
 def broken_backends() -> Mapping[str, str]:
     """Return the names of installed backends that can't be loaded, each with the reason."""
-    return _discovered(tuple(map(str, sys.path)))[1]
+    found = _found()
+    return {name: reason for name in found.offered if (reason := found.why_broken(name))}
 
 
 def find_backend(given: str | Backend[Any], backends: Mapping[str, Backend[Any]] | None = None) -> Backend[Any]:
@@ -104,7 +106,7 @@ def why_not_found(name: str, backends: Mapping[str, Backend[Any]] | None = None)
         name: A name that is not among `backends`.
         backends: Where it was looked for; None means the installed ones.
     """
-    if backends is None and (reason := broken_backends().get(name)):
+    if backends is None and (reason := _found().why_broken(name)):
         return f"which is installed but can't be loaded: {reason}"
     known = sorted(installed_backends() if backends is None else backends)
     meant = _OTHER_NAMES.get(name.lower(), name.lower())
@@ -139,25 +141,60 @@ def backend_statuses() -> Sequence[BackendStatus]:
     return [statuses[name] for name in sorted(statuses)]
 
 
-@lru_cache(maxsize=4)
-def _discovered(path: tuple[str, ...]) -> tuple[Mapping[str, Backend[Any]], Mapping[str, str]]:
-    """Return the loaded and the broken backends. `path` is `sys.path`: it is the key under which they are kept."""
-    loaded: dict[str, Backend[Any]] = {}
-    broken: dict[str, str] = {}
-    offers: dict[str, dict[str, EntryPoint]] = {}
-    for entry_point in entry_points(group=_GROUP):
-        offers.setdefault(entry_point.name, {})[entry_point.value] = entry_point
-    for name in sorted(offers):
-        if len(offers[name]) > 1:
-            broken[name] = f"several packages provide it ({', '.join(sorted(offers[name]))}): uninstall all but one"
-            continue
-        [entry_point] = offers[name].values()
+class _Discovered(Mapping[str, Backend[Any]]):
+    """The backends that can be loaded. None is loaded before it, or the whole list, is asked for."""
+
+    def __init__(self) -> None:
+        offers: dict[str, dict[str, EntryPoint]] = {}
+        for entry_point in entry_points(group=_GROUP):
+            offers.setdefault(entry_point.name, {})[entry_point.value] = entry_point
+        self._offers = {name: tuple(by_value.values()) for name, by_value in sorted(offers.items())}
+        self._loaded: dict[str, Backend[Any]] = {}
+        self._broken: dict[str, str] = {}
+
+    @property
+    def offered(self) -> Sequence[str]:
+        """The names of all that is installed, broken or not."""
+        return tuple(self._offers)
+
+    def why_broken(self, name: str) -> str:
+        """Return why an installed backend can't be loaded; "" if it can, or isn't installed."""
+        if name in self._offers and name not in self._loaded and name not in self._broken:
+            self._try(name)
+        return self._broken.get(name, "")
+
+    def __getitem__(self, name: str) -> Backend[Any]:
+        if name not in self._offers or self.why_broken(name):
+            raise KeyError(name)
+        return self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in self._offers if not self.why_broken(name))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def _try(self, name: str) -> None:
+        first, *others = self._offers[name]
+        if others:
+            values = ", ".join(sorted(entry_point.value for entry_point in self._offers[name]))
+            self._broken[name] = f"several packages provide it ({values}): uninstall all but one"
+            return
         try:
-            loaded[name] = _load(entry_point)
+            self._loaded[name] = _load(first)
         # Somebody else's module: whatever stops its import must not stop the others.
         except (Exception, SystemExit) as exc:  # noqa: BLE001
-            broken[name] = _one_line(exc)
-    return MappingProxyType(loaded), MappingProxyType(broken)
+            self._broken[name] = _one_line(exc)
+
+
+def _found() -> _Discovered:
+    return _discovered(tuple(map(str, sys.path)))
+
+
+@lru_cache(maxsize=4)
+def _discovered(path: tuple[str, ...]) -> _Discovered:
+    """Return what is installed. `path` is `sys.path`: it is the key under which that is kept."""
+    return _Discovered()
 
 
 def _load(entry_point: EntryPoint) -> Backend[Any]:

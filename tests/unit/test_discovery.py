@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -242,3 +243,14 @@ def test_a_well_known_backend_that_is_not_installed_has_a_status(monkeypatch: py
         ),
         BackendStatus(name="redis", summary="not installed", installed=False, needs=('pip install "qbridge[redis]"',)),
     ] == list(backend_statuses())
+
+
+def test_only_what_is_asked_for_is_loaded(tmp_path: Path) -> None:
+    """A worker whose queue is in memory imports no other backend."""
+    program = tmp_path / "program.py"
+    program.write_text("import sys\nfrom qbridge import QBridge\nQBridge()\nprint(*sorted(sys.modules))\n")
+
+    modules = subprocess.run([sys.executable, program], capture_output=True, text=True, check=True).stdout.split()
+
+    assert "qbridge_memory" in modules
+    assert not {"qbridge_sqlite", "qbridge_redis", "qbridge_rabbitmq"} & set(modules)
