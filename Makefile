@@ -30,9 +30,10 @@ install: $(VENV)/.tools  ## Create .venv with the project, all its extras and th
 demo: $(VENV)/.project  ## Run a worker service on a queue file, send it tasks, watch them run
 	$(RUN) docs/examples/quickstart/demo.py
 
+# All of them run in two processes, as most tests wait more than they work; a file stays in one process, in its order.
 .PHONY: test
 test: $(VENV)/.tools redis-server rabbitmq-server  ## Run the tests, e.g. make test ARGS="-k retry"
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest $(if $(ARGS),$(ARGS),--numprocesses 2 --dist loadfile --no-loadscope-reorder)
 
 # Written down only if all faults were injected and nothing was wrong.
 .PHONY: chaos
