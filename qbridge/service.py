@@ -24,7 +24,7 @@ from qbridge.interpreter import settle_in, tune
 from qbridge.lifeline import Lifeline
 from qbridge.logs import configure_logging
 from qbridge.loops import LoopImplementation, new_loop
-from qbridge.probes import PERIOD, ProbeServer, probes_of
+from qbridge.probes import PERIOD, Probes, probes_of
 from qbridge.recycling import Wear
 from qbridge.registry import HandlerRegistry
 
@@ -125,7 +125,7 @@ class Service:
             raise fault
         return code
 
-    async def _main(self, probes: ProbeServer | None) -> tuple[ExitCode, QBridge, SourceError | None]:
+    async def _main(self, probes: Probes | None) -> tuple[ExitCode, QBridge, SourceError | None]:
         fault: SourceError | None = None
         async with QBridge.from_config(self._registry, self._config) as bridge:
             blocked_after = min(loops.blocked_after for loops in self._config.loops.values())
@@ -197,7 +197,7 @@ class Service:
                 signal.signal(number, handler)
 
 
-async def _tell(probes: ProbeServer, bridge: QBridge) -> None:
+async def _tell(probes: Probes, bridge: QBridge) -> None:
     """Publish what probes are answered with, until cancelled."""
     while True:
         now = monotonic()

@@ -20,7 +20,7 @@ from qbridge.condition import Condition, WorkerView
 from qbridge.config import Config
 from qbridge.errors import ConfigError
 from qbridge.logs import configure_logging
-from qbridge.probes import ProbeServer, probes_of
+from qbridge.probes import Probes, probes_of
 from qbridge.service import ExitCode
 from qbridge.snapshot import WorkerSnapshot
 
@@ -115,7 +115,7 @@ class Supervisor:
         self._vain: ExitCode | None = None
         self._problems: tuple[str, ...] = ()
         self._looked_at = 0.0
-        self._probes: ProbeServer | None = None
+        self._probes: Probes | None = None
 
     def run(self) -> int:
         """Run until a signal, or in burst mode until the queues are empty; return the exit code.

@@ -17,7 +17,8 @@ from qbridge import QBridge
 from qbridge.condition import FROZEN, LATE, Condition, WorkerView, why_not_live, why_not_ready
 from qbridge.config import ProbesConfig
 from qbridge.errors import ConfigError
-from qbridge.probes import LONGEST, MAX_CONNECTIONS, MAX_REQUEST, ProbeServer, probes_of
+from qbridge.probe_server import LONGEST, MAX_CONNECTIONS, MAX_REQUEST, ProbeServer
+from qbridge.probes import probes_of
 from qbridge.snapshot import QueueSnapshot, WorkerSnapshot
 from qbridge.watchdog import BlockedLoop, LoopHealth
 from tests.support.probing import Answer, ask, free_port
@@ -176,7 +177,7 @@ def _received(connection: socket.socket) -> bytes:
 def test_who_says_nothing_holds_nobody_up(server: tuple[ProbeServer, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Only so many connections are served at once, further ones are closed; and each has its time."""
     _, port = server
-    monkeypatch.setattr("qbridge.probes.LONGEST", LONGEST / 5)
+    monkeypatch.setattr("qbridge.probe_server.LONGEST", LONGEST / 5)
     silent = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(MAX_CONNECTIONS)]
     try:
         _until_served(MAX_CONNECTIONS)
