@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import ChainMap
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from time import monotonic
 from types import TracebackType
@@ -157,7 +157,11 @@ class QBridge:
             SourceUnavailable: The broker can't be reached, or did not answer: the message may or may not be there.
         """
         message = TaskMessage(task=task, args=list(args), kwargs=kwargs, headers=dict(headers or {}))
-        await self.send_many([message], queue=queue, delay=delay)
+        name = self._queue_name(queue)
+        if self._loop is asyncio.get_running_loop():
+            await self._send(name, [message], delay)
+        else:
+            await self._send_from_afar(name, [message], delay)
         return message.id
 
     async def send_many(
@@ -172,7 +176,10 @@ class QBridge:
         """
         name = self._queue_name(queue)
         batch = list(messages)
-        await self._on_own_loop(self._send, name, batch, delay)
+        if self._loop is asyncio.get_running_loop():
+            await self._send(name, batch, delay)
+        else:
+            await self._send_from_afar(name, batch, delay)
         return [message.id for message in batch]
 
     @asynccontextmanager
@@ -272,7 +279,8 @@ class QBridge:
             raise UnknownQueueError(queue, known)
         return queue
 
-    async def _send(self, queue: str, messages: Sequence[TaskMessage], delay: float) -> None:
+    def _send(self, queue: str, messages: Sequence[TaskMessage], delay: float) -> asyncio.Future[None]:
+        """Send on the bridge's own loop; return the future of it."""
         if delay and (reason := self.config.why_too_long(queue, delay)):
             raise ValueError(f"queue {queue!r} can't delay a message by {format_duration(delay)}: {reason}")
         sender = self._senders.get(queue)
@@ -284,7 +292,7 @@ class QBridge:
                 codec=self.config.create_codec(queue),
                 max_message_size=settings.max_message_size,
             )
-        await sender.send([sender.encode(message, delay) for message in messages])
+        return sender.send([sender.encode(message, delay) for message in messages])
 
     async def _send_from_handler(
         self, task: str, args: Sequence[Any], kwargs: Mapping[str, Any], *, queue: str, delay: float
@@ -293,11 +301,12 @@ class QBridge:
         await self.send_many([message], queue=queue, delay=delay)
         return message.id
 
-    async def _on_own_loop(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
-        """Await `function(*args)` on the bridge's loop, from whichever loop this one is."""
+    async def _send_from_afar(self, queue: str, messages: Sequence[TaskMessage], delay: float) -> None:
+        """Send from another loop than the bridge's."""
         if self._loop is None:
             raise BridgeStateError("send through a bridge after it was entered: async with QBridge(...) as bridge")
-        if self._loop is asyncio.get_running_loop():
-            await function(*args)
-        else:
-            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(function(*args), self._loop))
+
+        async def send() -> None:
+            await self._send(queue, messages, delay)
+
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(send(), self._loop))

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from qbridge.errors import SourceUnavailable
 
-__all__ = ["CANCEL_PATIENCE", "any_within", "call_within", "run_until_one_ends"]
+__all__ = ["CANCEL_PATIENCE", "any_within", "call_within", "leave_behind", "run_until_one_ends"]
 
 #: Seconds that a call gets to end once it is cancelled; one that takes longer ignores it, and is left behind.
 CANCEL_PATIENCE = 1.0
@@ -83,7 +83,7 @@ async def run_until_one_ends(
         for task in tasks:
             if not task.done():
                 task.cancel()
-                _leave_behind(task)
+                leave_behind(task)
     faults = [task.exception() for task in tasks if task.done() and not task.cancelled()]
     return next((fault for fault in faults if isinstance(fault, Exception)), None)
 
@@ -106,11 +106,14 @@ async def _end(task: asyncio.Task[Any], patience: float) -> None:
     if done:
         _forget(task)
     else:
-        _leave_behind(task)
+        leave_behind(task)
 
 
-def _leave_behind(task: asyncio.Task[Any]) -> None:
-    """Keep a task that ignores being cancelled until it ends, and let nobody be told of how it ends."""
+def leave_behind(task: asyncio.Task[Any]) -> None:
+    """Keep a task that ignores being cancelled until it ends, and let nobody be told of how it ends.
+
+    One that has ended is forgotten at once.
+    """
     _left_behind.add(task)
     task.add_done_callback(_forget)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from time import monotonic
 
-from qbridge.calls import call_within
+from qbridge.calls import call_within, leave_behind
 from qbridge.codec import Codec
 from qbridge.errors import BridgeStateError, MessageTooLargeError, SourceFull, SourceUnavailable
 from qbridge.message import TaskMessage
@@ -18,14 +19,38 @@ __all__ = ["Sender"]
 
 log = logging.getLogger(__name__)
 
-#: Messages given to the broker in one call.
-MAX_BATCH = 1000
+#: Messages given to the broker in one call, and bytes of their bodies; a single message may be larger.
+MAX_BATCH, MAX_BYTES = 1000, 4 * 1024 * 1024
 
 #: Seconds that one call to the broker may take.
 SEND_TIMEOUT = 30.0
 
 #: Seconds that a call gets to end once it is cancelled, and a source to be dropped when no time is left.
 _LAST_WORDS = 0.1
+
+
+@dataclass(slots=True, eq=False)
+class _Request:
+    """What one caller wants to be sent, and the future that it awaits."""
+
+    messages: Sequence[Outgoing]
+    size: int
+    sent: asyncio.Future[None]
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    """A task that sends batch after batch, from a first request until none waits.
+
+    Attributes:
+        task: The task.
+        batch: The requests of the call under way.
+        is_late: Whether that call was cancelled because it took too long.
+    """
+
+    task: asyncio.Task[None] | None = None
+    batch: Sequence[_Request] = field(default=())
+    is_late: bool = False
 
 
 class Sender:
@@ -46,8 +71,8 @@ class Sender:
         self._source = source
         self._codec = codec
         self._max_message_size = max_message_size
-        self._waiting: deque[tuple[Sequence[Outgoing], asyncio.Future[None]]] = deque()
-        self._flushing: asyncio.Task[None] | None = None
+        self._waiting: deque[_Request] = deque()
+        self._run: _Run | None = None
         self._is_open = False
         self._is_closed = False
 
@@ -73,25 +98,31 @@ class Sender:
             outgoing.headers = message.headers
         return outgoing
 
-    async def send(self, messages: Sequence[Outgoing]) -> None:
-        """Return when the broker has all of the messages; their order is kept.
+    def send(self, messages: Sequence[Outgoing]) -> asyncio.Future[None]:
+        """Return a future of the moment when the broker has all of the messages; their order is kept.
 
-        Cancelling leaves it open whether they are sent.
+        What is sent in the same turn of the loop, or while a call is under way, goes in one call, within bounds. There
+        is no timer: what is sent alone goes at once. Cancelling the future leaves it open whether they are sent, and
+        concerns nobody else's.
 
         Raises:
+            BridgeStateError: The sender is closed.
+
+        Errors of the future:
             SourceFull: The broker has no room.
             SourceUnavailable: The broker can't be reached, or the outcome is unknown.
             SourceMisconfigured: The broker refuses what was configured.
         """
         if self._is_closed:
             raise BridgeStateError(f"queue {self.queue!r} is closed for sending")
-        if not messages:
-            return
         sent = asyncio.get_running_loop().create_future()
-        self._waiting.append((messages, sent))
-        if self._flushing is None:
-            self._flushing = asyncio.create_task(self._flush(), name=f"send {self.queue}")
-        await sent
+        if not messages:
+            sent.set_result(None)
+            return sent
+        self._waiting.append(_Request(messages, sum([len(message.body) for message in messages]), sent))
+        if self._run is None:
+            self._start()
+        return sent
 
     async def close(self, timeout: float = SEND_TIMEOUT) -> None:
         """Send what waits, and close the source, within `timeout` seconds. May be called twice.
@@ -100,52 +131,102 @@ class Sender:
         """
         self._is_closed = True
         until = monotonic() + timeout
-        if self._flushing is not None:
-            _, late = await asyncio.wait([self._flushing], timeout=timeout)
-            for flushing in late:
-                flushing.cancel()
-                await asyncio.wait([flushing], timeout=_LAST_WORDS)
+        while self._run is not None and (left := until - monotonic()) > 0:
+            await asyncio.wait([_task_of(self._run)], timeout=left)
+        if (run := self._run) is not None:
+            self._run = None
+            unsent = [*run.batch, *self._waiting]
+            self._waiting.clear()
+            task = _task_of(run)
+            task.cancel()
+            await asyncio.wait([task], timeout=_LAST_WORDS)
+            leave_behind(task)
+            _tell(unsent, SourceUnavailable(f"queue {self.queue!r} was closed before its broker had the messages"))
         await self._close_source(max(_LAST_WORDS, until - monotonic()))
 
-    async def _flush(self) -> None:
+    def _start(self, *, is_lost: bool = False) -> None:
+        """Let a task send what waits; the requests of this turn of the loop are all there when it begins."""
+        run = self._run = _Run()
+        run.task = asyncio.create_task(self._flush(run, is_lost), name=f"send {self.queue}")
+
+    async def _flush(self, run: _Run, is_lost: bool) -> None:
+        # The calls are awaited right here, and not in tasks of their own: with these a lone send took 70 µs more of
+        # processor time (November 2026, CPython 3.11). So whatever is awaited may end when this run is over.
         try:
-            while self._waiting:
-                await self._send_batch()
+            if is_lost:
+                await self._close_source(SEND_TIMEOUT)
+            while self._waiting and run is self._run:
+                run.batch = self._next_batch()
+                error = await self._send_batch(run)
+                if run is not self._run:
+                    return
+                _tell(run.batch, error)
+                run.batch = ()
+                if error is not None and not isinstance(error, SourceFull):
+                    await self._close_source(SEND_TIMEOUT)
         finally:
-            self._flushing = None
-            _tell([sent for _, sent in self._waiting], self._cut_off())
-            self._waiting.clear()
+            if run is self._run:
+                self._run = None
+                unsent = [*run.batch, *self._waiting]
+                self._waiting.clear()
+                _tell(unsent, SourceUnavailable(f"sending to queue {self.queue!r} was cancelled"))
 
-    async def _send_batch(self) -> None:
-        batch: list[Outgoing] = []
-        senders: list[asyncio.Future[None]] = []
-        while self._waiting and (not batch or len(batch) + len(self._waiting[0][0]) <= MAX_BATCH):
-            messages, sent = self._waiting.popleft()
-            batch.extend(messages)
-            senders.append(sent)
-        error: Exception | None = None
+    def _next_batch(self) -> list[_Request]:
+        """Take as many requests as fit in one call, at least one; none is torn."""
+        batch: list[_Request] = []
+        count = size = 0
+        while self._waiting:
+            request = self._waiting[0]
+            count += len(request.messages)
+            size += request.size
+            if batch and (count > MAX_BATCH or size > MAX_BYTES):
+                break
+            batch.append(self._waiting.popleft())
+        return batch
+
+    async def _send_batch(self, run: _Run) -> Exception | None:
+        """Make the calls for a run's batch; return what went wrong."""
+        task = _task_of(run)
+        timer = asyncio.get_running_loop().call_later(SEND_TIMEOUT, self._interrupt, run)
         try:
-            await call_within(SEND_TIMEOUT, self._deliver(batch), patience=_LAST_WORDS)
-        except TimeoutError:
-            error = SourceUnavailable(f"queue {self.queue!r} did not take the messages within {SEND_TIMEOUT:g} s")
+            if not self._is_open:
+                await self._source.open()
+                if run is not self._run:  # left behind, and another run has its own connection
+                    return None
+                self._is_open = True
+            for messages in _calls(run.batch):
+                await self._source.send(messages)
+                if run is not self._run:
+                    return None
         except asyncio.CancelledError:
-            _tell(senders, self._cut_off())
-            raise
+            if run.is_late:
+                return self._overdue()
+            if task.cancelling():
+                raise
+            return SourceUnavailable(f"queue {self.queue!r}: sending was cancelled from within")
         except Exception as exc:  # noqa: BLE001  # the border to the source: those who wait for it are told
-            error = exc
-        _tell(senders, error)
-        if error is not None and not isinstance(error, SourceFull):
-            await self._close_source(SEND_TIMEOUT)
+            return self._overdue() if run.is_late else exc
+        finally:
+            timer.cancel()
+            if run.is_late:
+                run.is_late = False
+                task.uncancel()
+        return None
 
-    async def _deliver(self, batch: Sequence[Outgoing]) -> None:
-        if not self._is_open:
-            await self._source.open()
-            self._is_open = True
-        for start in range(0, len(batch), MAX_BATCH):
-            await self._source.send(batch[start : start + MAX_BATCH])
+    def _interrupt(self, run: _Run) -> None:
+        """Cancel a call that takes too long, and go on without it if it ignores that."""
+        run.is_late = True
+        _task_of(run).cancel()
+        asyncio.get_running_loop().call_later(_LAST_WORDS, self._give_up, run, run.batch)
 
-    def _cut_off(self) -> SourceUnavailable:
-        return SourceUnavailable(f"queue {self.queue!r} was closed before its broker had the messages")
+    def _give_up(self, run: _Run, batch: Sequence[_Request]) -> None:
+        if run is self._run and run.is_late and run.batch is batch:
+            leave_behind(_task_of(run))
+            _tell(batch, self._overdue())
+            self._start(is_lost=True)
+
+    def _overdue(self) -> SourceUnavailable:
+        return SourceUnavailable(f"queue {self.queue!r} did not take the messages within {SEND_TIMEOUT:g} s")
 
     async def _close_source(self, timeout: float) -> None:
         self._is_open = False
@@ -155,11 +236,33 @@ class Sender:
             log.warning("sender's source did not close cleanly", extra={"queue": self.queue, "error": str(exc)})
 
 
-def _tell(senders: Sequence[asyncio.Future[None]], error: Exception | None) -> None:
-    for sent in senders:
-        if sent.done():  # its caller was cancelled
+def _task_of(run: _Run) -> asyncio.Task[None]:
+    assert run.task is not None
+    return run.task
+
+
+def _calls(batch: Sequence[_Request]) -> Iterator[Sequence[Outgoing]]:
+    """Yield what to give to the broker in one call each, in order."""
+    messages: list[Outgoing] = []
+    for request in batch:
+        messages += request.messages
+    if len(messages) <= MAX_BATCH and sum([request.size for request in batch]) <= MAX_BYTES:
+        yield messages
+        return
+    start = size = 0
+    for position, message in enumerate(messages):
+        size += len(message.body)
+        if position > start and (position - start == MAX_BATCH or size > MAX_BYTES):
+            yield messages[start:position]
+            start, size = position, len(message.body)
+    yield messages[start:]
+
+
+def _tell(batch: Sequence[_Request], error: Exception | None) -> None:
+    for request in batch:
+        if request.sent.done():  # its caller was cancelled
             continue
         if error is None:
-            sent.set_result(None)
+            request.sent.set_result(None)
         else:
-            sent.set_exception(error)
+            request.sent.set_exception(error)
