@@ -19,9 +19,9 @@ PIP_INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check \
 
 .PHONY: help
 help:  ## Print these targets
-	@echo 'make TARGET [ARGS="arguments for pytest"] [PYTHON=interpreter for .venv]'
+	@echo 'make TARGET [ARGS="arguments"] [PYTHON=interpreter for .venv]'
 	@echo
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: install
 install: $(VENV)/.tools  ## Create .venv with the project, all its extras and the development tools
@@ -52,6 +52,15 @@ mutations: $(VENV)/.tools redis-server rabbitmq-server  ## Break each promise on
 .PHONY: test-brokers
 test-brokers: $(VENV)/.tools redis-server rabbitmq-server  ## Run the conformance kit against current brokers too, in a chroot
 	$(RUN) .ci/test-brokers
+
+# Without arguments the figures go into the documentation. The peers' environments are made in .bench, which takes minutes once.
+.PHONY: bench
+bench: $(VENV)/.tools redis-server rabbitmq-server  ## Measure qbridge beside the fastest peers, and note the figures
+	$(RUN) benchmarks/bench.py --output $(VENV)/bench.json $(if $(ARGS),,--publish) $(ARGS)
+
+.PHONY: bench-all
+bench-all: $(VENV)/.tools redis-server rabbitmq-server  ## Measure qbridge beside every peer in every workload, and note the figures
+	$(RUN) benchmarks/bench.py --all --output $(VENV)/bench-all.json $(if $(ARGS),,--publish) $(ARGS)
 
 .PHONY: check
 check: lint types floors test  ## Run everything a commit must pass: lint, types, floors, test
@@ -85,7 +94,7 @@ wheel: $(VENV)/.tools  ## Build the sdist, and from it the wheel, into dist/
 
 .PHONY: clean
 clean:  ## Remove all that these targets made, .venv too
-	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .bench dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: redis-server

@@ -13,6 +13,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from typing import Any
 import typer
 import yaml
 from model_tables import SECTIONS, model_table, table  # beside this file, as the next
-from noted_tables import PAGE, page_with_tables
+from noted_tables import PAGES as NOTED_PAGES
+from noted_tables import page_with_tables
 from typer.testing import CliRunner
 
 from qbridge import Backend, Capabilities, Config, ExitCode
@@ -107,7 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stale = {}
     pages = {given.folder / name: page for name, page in PAGES.items()}
     if given.folder == REFERENCE:
-        pages[PAGE] = page_with_tables  # a page written by hand, but for its tables
+        # Pages written by hand, but for their tables.
+        pages |= {page: partial(page_with_tables, page) for page in NOTED_PAGES}
     for path, page in pages.items():
         text = page()
         if not path.is_file() or path.read_text("utf-8") != text:

@@ -1,20 +1,22 @@
-"""The tables in docs/concepts/reliability.md: what `make chaos` and `make mutations` noted in docs/reference."""
+"""The tables in docs/concepts: what `make chaos`, `make mutations` and `make bench` noted in docs/reference."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from model_tables import table  # beside this file
 
-__all__ = ["PAGE", "page_with_tables"]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.harness.report import page_tables
+
+__all__ = ["PAGES", "page_with_tables"]
 
 ROOT = Path(__file__).resolve().parents[1]
-
-#: The page that the tables stand in, each between two comments.
-PAGE = ROOT / "docs" / "concepts" / "reliability.md"
 
 BEGIN = "<!-- Made from docs/reference/{file} by docs/generate.py; `make {target}` writes it anew. -->"
 END = "<!-- End of what docs/generate.py made. -->"
@@ -30,20 +32,19 @@ WRONG = {
 }
 
 
-def page_with_tables() -> str:
-    """Return the page as it should be.
+def page_with_tables(page: Path) -> str:
+    """Return a page as it should be.
 
     Raises:
         ValueError: One of the comments is missing.
     """
-    text = PAGE.read_text("utf-8")
-    for target, write in TABLES.items():
-        file = f"{target}.json"
+    text = page.read_text("utf-8")
+    for target, (file, write) in PAGES[page].items():
         begin = BEGIN.format(file=file, target=target)
         before, began, rest = text.partition(begin)
         _, ended, after = rest.partition(END)
         if not began or not ended:
-            raise ValueError(f"{PAGE} must have the lines {begin!r} and {END!r}")
+            raise ValueError(f"{page} must have the lines {begin!r} and {END!r}")
         noted = json.loads((ROOT / "docs" / "reference" / file).read_text("utf-8"))
         text = f"{before}{begin}\n\n{write(noted)}\n\n{END}{after}"
     return text
@@ -78,5 +79,12 @@ def _mutations(noted: list[dict[str, Any]]) -> str:
     return f"{told}\n\n{table(['promise', 'what breaks it', 'where', 'a test that fails then'], rows)}"
 
 
-#: By the target of the Makefile that notes it, what writes a table of what was noted.
-TABLES: dict[str, Callable[[Any], str]] = {"chaos": _faults, "mutations": _mutations}
+#: The pages that have tables, each between two comments. By the target of the Makefile that notes them: the file in
+#: docs/reference, and what writes a table of what is in it.
+PAGES: dict[Path, dict[str, tuple[str, Callable[[Any], str]]]] = {
+    ROOT / "docs" / "concepts" / "reliability.md": {
+        "chaos": ("chaos.json", _faults),
+        "mutations": ("mutations.json", _mutations),
+    },
+    ROOT / "docs" / "concepts" / "performance.md": {"bench": ("benchmarks.json", page_tables)},
+}

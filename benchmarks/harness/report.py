@@ -3,6 +3,7 @@
 Raw results are a mapping that JSON can hold:
 
     date, machine, command     text
+    load        how many processes wanted a processor when it began, the mean of a minute
     variants    by key: system, version, broker, guarantee, settings, absent (reasons by workload)
     workloads   by name: title, figures (each: key, heading, more_is_better, digits)
     limits      by key: broker, title
@@ -60,7 +61,7 @@ def noted(raw: Mapping[str, Any]) -> dict[str, Any]:
         runs = [run for run in raw["limit_runs"] if run["key"] == key]
         if runs:
             limit_results.append({"key": key} | _condensed(runs, ["rate"]))
-    kept = {name: raw[name] for name in ("date", "machine", "command", "variants", "workloads", "limits")}
+    kept = {name: raw[name] for name in ("date", "machine", "load", "command", "variants", "workloads", "limits")}
     return kept | {"results": results, "limit_results": limit_results}
 
 
@@ -86,7 +87,10 @@ def _rounded(value: float) -> float:
 
 def page_tables(told: Mapping[str, Any], *, heading: str = "###") -> str:
     """Return all tables of noted results, each under a heading of its workload, the limits last."""
-    parts = [f"On {told['date']}, {told['machine']}. Command: `{told['command']}`."]
+    parts = [
+        f"On {told['date']}, {told['machine']}. Processes that wanted a processor before it began: {told['load']:.1f}. "
+        f"Command: `{told['command']}`."
+    ]
     for name, workload in told["workloads"].items():
         if text := workload_table(told, name):
             parts += [f"{heading} {workload['title']}", text]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 import time
@@ -24,6 +25,9 @@ from benchmarks.harness.workloads import Scale, Workload, room_for
 
 __all__ = ["run_rounds"]
 
+#: How many processes may want a processor before a run begins.
+CALM = 0.5
+
 #: Seconds that a limit may take.
 LONGEST = 60.0
 
@@ -39,6 +43,7 @@ def run_rounds(plan: Plan, *, command: str, output: Path | None = None) -> dict[
     raw: dict[str, Any] = {
         "date": time.strftime("%Y-%m-%d"),
         "machine": described_machine(variant.broker for _, variant in plan.variants),
+        "load": round(os.getloadavg()[0], 1),
         "command": command,
         "variants": {variant.key: _told(system, variant) for system, variant in plan.variants},
         "workloads": {workload.name: _told_workload(workload) for workload, _ in plan.workloads},
@@ -46,6 +51,8 @@ def run_rounds(plan: Plan, *, command: str, output: Path | None = None) -> dict[
         "runs": [],
         "limit_runs": [],
     }
+    if raw["load"] > CALM:
+        _say(f"{raw['load']} processes want a processor already: figures will be too low, and ratios may be wrong")
     pythons = {}
     for system, _ in plan.variants:
         if system.name not in pythons:

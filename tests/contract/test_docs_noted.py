@@ -17,7 +17,7 @@ MUTATIONS = tomllib.loads((ROOT / "tests" / "mutations.toml").read_text("utf-8")
 
 
 def test_the_tables_are_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    """docs/concepts/reliability.md shows what docs/reference has of the long campaigns and of the mutations."""
+    """The pages of docs/concepts show what docs/reference has of campaigns, mutations and benchmarks."""
     monkeypatch.syspath_prepend(str(DOCS))
     spec = importlib.util.spec_from_file_location("noted_tables", DOCS / "noted_tables.py")
     assert spec is not None
@@ -26,7 +26,9 @@ def test_the_tables_are_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     spec.loader.exec_module(tables)
     sys.modules.pop("model_tables", None)  # it stands beside that one
 
-    assert tables.page_with_tables() == tables.PAGE.read_text("utf-8"), "run `make docs`"
+    assert {"reliability.md", "performance.md"} == {page.name for page in tables.PAGES}
+    for page in tables.PAGES:
+        assert tables.page_with_tables(page) == page.read_text("utf-8"), "run `make docs`"
 
 
 def test_the_noted_run_has_found_nothing_wrong() -> None:

@@ -27,6 +27,7 @@ def raw(*runs: dict[str, Any], limit_runs: tuple[dict[str, Any], ...] = ()) -> d
     return {
         "date": "2026-11-28",
         "machine": "2 cores",
+        "load": 0.24,
         "command": "python benchmarks/bench.py",
         "variants": {
             "qbridge": variant("qbridge"),
@@ -134,7 +135,8 @@ def test_what_did_not_run_makes_no_table() -> None:
     assert "### No-ops" in page
     assert "From the start" not in page
     assert "What brokers and clients can do" not in page
-    assert "On 2026-11-28, 2 cores. Command: `python benchmarks/bench.py`." in page
+    assert page.startswith("On 2026-11-28, 2 cores. Processes that wanted a processor before it began: 0.2. ")
+    assert "Command: `python benchmarks/bench.py`." in page
 
 
 def test_results_of_several_calls_are_shown_together() -> None:
