@@ -9,6 +9,7 @@ from typing import Any
 from celery import Celery
 
 from benchmarks.harness import recorder
+from benchmarks.systems.celery.on_rabbitmq import RABBITMQ_SETTINGS
 
 app = Celery("bench", broker=os.environ["BENCH_URL"])
 app.conf.update(
@@ -19,6 +20,8 @@ app.conf.update(
     worker_enable_remote_control=False,
     broker_pool_limit=16,
 )
+if os.environ["BENCH_BROKER"] == "rabbitmq":
+    app.conf.update(RABBITMQ_SETTINGS)
 
 
 @app.task(name="noop")
