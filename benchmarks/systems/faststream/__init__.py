@@ -39,6 +39,7 @@ SYSTEM = System(
             guarantee="at least once, quorum queue, confirms; failed messages are requeued at once, endlessly",
             settings="quorum queues, aio-pika, uvloop, prefetch 100, persistent messages, AckPolicy.NACK_ON_ERROR",
             worker=_worker,
+            absent={"enqueue_bulk": "no call for many on RabbitMQ"},
             tasks=10_000,
         ),
         Variant(

@@ -20,6 +20,7 @@ RABBITMQ_VARIANTS = (
         settings="AioPikaBroker, uvloop, orjson, prefetch 200, no results",
         worker=worker,
         workloads=EVERY_WORKLOAD | {"cpu_neighbour"},
+        absent={"enqueue_bulk": "no call for many"},
         tasks=10_000,
     ),
 )
