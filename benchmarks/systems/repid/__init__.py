@@ -1,4 +1,8 @@
-"""repid 2 on Redis streams: the runner script of its documentation, since it has no command of its own."""
+"""repid 2 on Redis streams: the runner script of its documentation, since it has no command of its own.
+
+Its broker for RabbitMQ speaks AMQP 1.0 with the addresses of RabbitMQ 4 and is not measured: Debian's RabbitMQ 3.10
+speaks AMQP 1.0 only by a plugin, and with older addresses.
+"""
 
 from benchmarks.harness.system import EVERY_WORKLOAD, Command, Setting, System, Variant
 
