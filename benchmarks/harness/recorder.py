@@ -29,6 +29,8 @@ _SLOTS = 64
 _SLOT_BYTES = 64
 _SLOT_WORDS = _SLOT_BYTES // 8
 _OWNER, _FIRST, _LAST = 0, 1, 2
+#: What a byte holds; a task that runs for ever is not told apart from one that ran so often.
+_MOST = 255
 
 
 class Record:
@@ -130,13 +132,13 @@ def ran(number: int) -> None:
     """Note that this task ran to its end."""
     record = _record or _open()
     record.note(monotonic_ns())
-    record.runs[number] += 1
+    _count(record.runs, number)
 
 
 def attempt(number: int) -> int:
-    """Count an attempt of this task, over all processes; return which one it is, from 1."""
+    """Count an attempt of this task, over all processes; return which one it is, from 1 to 255."""
     record = _record or _open()
-    record.attempts[number] += 1
+    _count(record.attempts, number)
     return record.attempts[number]
 
 
@@ -146,7 +148,13 @@ def latency(number: int, sent: int) -> None:
     record = _record or _open()
     record.note(moment)
     record.latencies[number] = moment - sent
-    record.runs[number] += 1
+    _count(record.runs, number)
+
+
+def _count(counts: memoryview, number: int) -> None:
+    count = counts[number]
+    if count < _MOST:
+        counts[number] = count + 1
 
 
 def _open() -> Record:

@@ -90,6 +90,17 @@ def test_attempts_are_counted_over_all_processes(record: Record) -> None:
     assert 1 == recorder.attempt(6)
 
 
+def test_a_task_that_runs_without_end_does_no_harm(record: Record) -> None:
+    """More runs than a byte can count don't fail the handler, nor touch the next task."""
+    for _ in range(300):
+        recorder.ran(4)
+        recorder.attempt(4)
+
+    assert [0, 255, 0] == record.runs[3:6].tolist()
+    assert 255 == recorder.attempt(4)
+    assert 254 == record.repeated()
+
+
 def test_latencies_are_kept_by_task(record: Record) -> None:
     """The time since a send is noted under the task's number, and the task has run."""
     recorder.latency(7, 0)
