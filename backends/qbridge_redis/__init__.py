@@ -12,6 +12,6 @@ backend = Backend(
     options=RedisOptions,
     capabilities=CAPABILITIES,
     create=RedisSource,
-    needs={"redis": 'pip install "qbridge[redis]"'},
+    needs={"hiredis": 'pip install "qbridge[redis]"'},
     example={"url": "${REDIS_URL:-redis://localhost:6379/0}", "key": "orders", "lease": "30s"},
 )

@@ -18,7 +18,7 @@ _DEFAULT_URL = "redis://localhost:6379/0"
 _DEFAULT_PORT = 6379
 _QUOTING = "write a password that has @, :, /, ? or # percent-encoded, or give it as `password`"
 
-#: What may stand after the ? of a URL, by the client library's own names.
+#: What may stand after the ? of a URL, by the names that redis-py gives them.
 _TLS_OPTIONS = (
     "ssl_ca_certs",
     "ssl_cert_reqs",
@@ -42,7 +42,7 @@ class RedisAddress:
         username: Whom to log in as, or None.
         password: With what, or None. Kept out of the representation.
         tls: Whether the connection is encrypted.
-        tls_options: `ssl_...` options for the client library.
+        tls_options: `ssl_...` options of the URL, checked.
     """
 
     host: str = ""
@@ -195,5 +195,4 @@ def _tls_options(query: dict[str, str], scheme: str) -> dict[str, str | bool]:
         raise ValueError("the url's ssl_check_hostname is neither true nor false")
     if name_check == "true" and certificate_check == "none":
         raise ValueError("the url has ssl_check_hostname=true but ssl_cert_reqs=none, which checks no name")
-    # Older client libraries check no name unless told to.
     return {**query, "ssl_check_hostname": name_check == "true"}

@@ -13,8 +13,6 @@ import math
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from redis.exceptions import NoScriptError, OutOfMemoryError
-
 from qbridge import Delivery, SourceError, SourceUnavailable
 from qbridge_redis.claims import MAX_CLAIM, Claim, Claims
 from qbridge_redis.keys import QueueKeys
@@ -173,8 +171,9 @@ class Receiver:
         self._request, self._is_blocked = request, bool(block)
         self._expected_at = math.inf
         try:
-            replies = await asyncio.shield(request)
+            replies = await request
         except asyncio.CancelledError:
+            request = self._request = link.listen_again(request)
             self._unblock()
             self._start(self._give_back(claim, request), self._returning)
             raise
@@ -189,7 +188,7 @@ class Receiver:
 
     async def _read(self, link: Link, claim: Claim, replies: Replies) -> list[Delivery] | None:
         reply = replies[-1]
-        if isinstance(reply, NoScriptError):
+        if isinstance(reply, ServerRefusal) and reply.code == "NOSCRIPT":
             await link.teach(load_scripts().claim)
             return None
         reply = link.accept(reply, doing="claiming")
@@ -200,9 +199,10 @@ class Receiver:
         if reply[2] < 0:
             return None
         deliveries = self._claims.deliveries(claim, reply)
-        self._is_full = isinstance(replies[0], OutOfMemoryError)
-        if isinstance(replies[0], ServerRefusal) and not self._is_full and not deliveries:
-            link.accept(replies[0], doing="waiting for messages")
+        refusal = replies[0] if isinstance(replies[0], ServerRefusal) else None
+        self._is_full = refusal is not None and refusal.code == "OOM"
+        if refusal is not None and not self._is_full and not deliveries:
+            link.accept(refusal, doing="waiting for messages")
         return deliveries
 
     async def _give_back(self, claim: Claim, request: asyncio.Future[Replies]) -> None:

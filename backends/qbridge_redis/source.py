@@ -87,7 +87,7 @@ class RedisSource(QueueSource):
             from qbridge_redis.link import Link
             from qbridge_redis.receiver import Receiver
         except ModuleNotFoundError as exc:
-            if exc.name is None or exc.name.partition(".")[0] != "redis":
+            if exc.name is None or exc.name.partition(".")[0] != "hiredis":
                 raise
             raise SourceMisconfigured(
                 f"queue {self._queue!r} needs the client library of Redis, which is not installed: {_INSTALL}"

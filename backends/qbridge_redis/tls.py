@@ -1,4 +1,4 @@
-"""TLS: its options checked before they are used, and what a failed connection was told.
+"""TLS: its options made into a context, and what a failed connection was told.
 
 A server that wants TLS, wants none, or wants a client's certificate often just hangs up, or says nothing. Trying again
 can't help then, but a server that is restarting hangs up in the same way. So `diagnose` asks it.
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from qbridge import SourceMisconfigured
 from qbridge_redis.options import RedisAddress
 
-__all__ = ["check_files", "diagnose", "explain"]
+__all__ = ["diagnose", "explain", "tls_context"]
 
 #: Seconds for one question.
 _PATIENCE = 1.0
@@ -44,14 +44,34 @@ _OUT_OF_TIME, _WRONG_NAME = {9, 10}, {62, 64}
 _NAME_CLIENT_CERTIFICATE = "ssl_certfile=… and ssl_keyfile=… in the url"
 
 
-def check_files(address: RedisAddress) -> None:
-    """Refuse certificates, keys and ciphers that can't be used, as the client library would call that a lost server.
+def tls_context(address: RedisAddress) -> ssl.SSLContext:
+    """Return what an address wants of TLS, with its certificates, keys and ciphers.
 
     Raises:
-        SourceMisconfigured: With the option that is wrong.
+        SourceMisconfigured: One of them can't be used; with the option that is wrong.
     """
-    if address.tls:
-        _context(address)
+    options = address.tls_options
+    authorities, certificate, key, ciphers = [
+        str(options[name]) if name in options else None
+        for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_ciphers")
+    ]
+    context = ssl.create_default_context()
+    context.check_hostname = bool(options.get("ssl_check_hostname", True))
+    if options.get("ssl_cert_reqs") == "none":
+        context.verify_mode = ssl.CERT_NONE
+    if authorities is not None:
+        with _blaming(address, "ssl_ca_certs"):
+            context.load_verify_locations(authorities)
+    if certificate is not None:
+        with _blaming(address, "ssl_certfile or ssl_keyfile"):
+            # An encrypted key must not ask for its password on the terminal.
+            context.load_cert_chain(certificate, key, password=lambda: "")
+    elif key is not None:
+        raise SourceMisconfigured(f"Redis at {address}: ssl_keyfile needs ssl_certfile, the certificate it belongs to")
+    if ciphers is not None:
+        with _blaming(address, "ssl_ciphers"):
+            context.set_ciphers(ciphers)
+    return context
 
 
 def explain(exc: BaseException) -> str | None:
@@ -107,7 +127,7 @@ async def _speaks_plainly(address: RedisAddress) -> bool:
 async def _complaint(address: RedisAddress) -> str | None:
     # Whoever writes after the handshake may lose the reason to a reset. So only listen.
     try:
-        await _ask(address, _context(address))
+        await _ask(address, tls_context(address))
     except OSError as exc:
         return explain(exc)
     return None
@@ -130,31 +150,6 @@ async def _ask(address: RedisAddress, context: ssl.SSLContext | None, question: 
     finally:
         if writer is not None:
             writer.transport.abort()
-
-
-def _context(address: RedisAddress) -> ssl.SSLContext:
-    options = address.tls_options
-    authorities, certificate, key, ciphers = [
-        str(options[name]) if name in options else None
-        for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_ciphers")
-    ]
-    context = ssl.create_default_context()
-    context.check_hostname = bool(options.get("ssl_check_hostname", True))
-    if options.get("ssl_cert_reqs") == "none":
-        context.verify_mode = ssl.CERT_NONE
-    if authorities is not None:
-        with _blaming(address, "ssl_ca_certs"):
-            context.load_verify_locations(authorities)
-    if certificate is not None:
-        with _blaming(address, "ssl_certfile or ssl_keyfile"):
-            # An encrypted key must not ask for its password on the terminal.
-            context.load_cert_chain(certificate, key, password=lambda: "")
-    elif key is not None:
-        raise SourceMisconfigured(f"Redis at {address}: ssl_keyfile needs ssl_certfile, the certificate it belongs to")
-    if ciphers is not None:
-        with _blaming(address, "ssl_ciphers"):
-            context.set_ciphers(ciphers)
-    return context
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import hiredis
 
@@ -64,6 +64,7 @@ class Wire(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader(replyError=ServerRefusal, notEnoughData=self)
         self._pending: deque[_Request] = deque()
+        self._unheard: _Request | None = None  # the latest whose caller was cancelled before its replies came
         self._transport: asyncio.WriteTransport | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = math.inf
@@ -89,10 +90,15 @@ class Wire(asyncio.Protocol):
         return request.future
 
     def listen_again(self, cancelled: asyncio.Future[Replies]) -> asyncio.Future[Replies]:
-        """Return a future of the replies to a request whose own future was cancelled; itself if they have come."""
-        for request in self._pending:
-            if request.future is cancelled:
+        """Return a future of the replies to a request whose own future was cancelled, or that one if it wasn't.
+
+        To be called by the cancelled caller, at once: replies that nobody hears are kept until others are.
+        """
+        for request in (*self._pending, self._unheard):
+            if request is not None and request.future is cancelled and cancelled.cancelled():
                 request.future = self._loop.create_future()
+                if len(request.replies) == request.count:
+                    request.future.set_result(request.replies)
                 return request.future
         return cancelled
 
@@ -112,8 +118,7 @@ class Wire(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take note of the connection (`asyncio.Protocol`)."""
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
+        self._transport = cast("asyncio.WriteTransport", transport)  # uvloop's is of no class of asyncio's
 
     def data_received(self, data: bytes) -> None:
         """Read replies, and hand them to those who wait for them (`asyncio.Protocol`)."""
@@ -130,6 +135,8 @@ class Wire(asyncio.Protocol):
                     pending.popleft()
                     if not request.future.done():
                         request.future.set_result(request.replies)
+                    else:
+                        self._unheard = request
         except hiredis.HiredisError as exc:
             self._end(exc)
 

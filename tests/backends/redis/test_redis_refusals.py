@@ -43,10 +43,22 @@ async def test_no_server_is_unavailable() -> None:
 
         text = await refusal({"url": f"redis://ann:hunter2@127.0.0.1:{port}/2"}, SourceUnavailable)
 
-    assert text.startswith(
-        f"Redis at redis://127.0.0.1:{port}/2, connecting: Error 111 connecting to 127.0.0.1:{port}."
-    )
+    assert text.startswith(f"Redis at redis://127.0.0.1:{port}/2, connecting: [Errno 111] Connect")
     assert "hunter2" not in text
+
+
+async def test_a_server_of_another_kind_is_unavailable() -> None:
+    """Who answers with something else than Redis's protocol is told of as such."""
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        text = await refusal({"url": f"redis://127.0.0.1:{port}/0"}, SourceUnavailable)
+
+    assert text.startswith(f"Redis at redis://127.0.0.1:{port}/0, connecting: it doesn't speak the protocol of Redis: ")
 
 
 async def test_a_wrong_or_missing_password_is_misconfigured(open_source: SourceFactory) -> None:
