@@ -32,7 +32,7 @@ demo: $(VENV)/.project  ## Run a worker service on a queue file, send it tasks, 
 
 # All of them run in two processes, as most tests wait more than they work; a file stays in one process, in its order.
 .PHONY: test
-test: $(VENV)/.tools redis-server rabbitmq-server  ## Run the tests, e.g. make test ARGS="-k retry"
+test: $(VENV)/.tools redis-server rabbitmq-server valgrind  ## Run the tests, e.g. make test ARGS="-k retry"
 	$(RUN) -m pytest $(if $(ARGS),$(ARGS),--numprocesses 2 --dist loadfile --no-loadscope-reorder)
 
 # Written down only if all faults were injected and nothing was wrong.
@@ -53,6 +53,10 @@ mutations: $(VENV)/.tools redis-server rabbitmq-server  ## Break each promise on
 test-brokers: $(VENV)/.tools redis-server rabbitmq-server  ## Run the conformance kit against current brokers too, in a chroot
 	$(RUN) .ci/test-brokers
 
+.PHONY: costs
+costs: $(VENV)/.tools redis-server rabbitmq-server valgrind  ## Note what a task costs, for the tests to compare with
+	$(RUN) -m tests.performance.note $(ARGS)
+
 # Without arguments the figures go into the documentation. The peers' environments are made in .bench, which takes minutes once.
 .PHONY: bench
 bench: $(VENV)/.tools redis-server rabbitmq-server  ## Measure qbridge beside the fastest peers, and note the figures
@@ -61,6 +65,13 @@ bench: $(VENV)/.tools redis-server rabbitmq-server  ## Measure qbridge beside th
 .PHONY: bench-all
 bench-all: $(VENV)/.tools redis-server rabbitmq-server  ## Measure qbridge beside every peer in every workload, and note the figures
 	$(RUN) benchmarks/bench.py --all --output $(VENV)/bench-all.json $(if $(ARGS),,--publish) $(ARGS)
+
+.PHONY: free-threading
+free-threading: $(VENV)/.tools  ## Build a free-threaded Python, measure loop threads on it, and note the figures
+	test -d .bench/free-threading/venv-beside || $(RUN) benchmarks/free_threading/build.py
+	$(RUN) benchmarks/free_threading/measure.py --fresh
+	$(RUN) benchmarks/free_threading/measure.py --note
+	$(RUN) docs/generate.py
 
 .PHONY: check
 check: lint types floors test  ## Run everything a commit must pass: lint, types, floors, test
@@ -105,6 +116,11 @@ redis-server:
 .PHONY: rabbitmq-server
 rabbitmq-server:
 	@test -x /usr/lib/rabbitmq/bin/rabbitmq-server || command -v rabbitmq-server >/dev/null || bash .ci/debian rabbitmq-server
+
+# Counts instructions in tests/performance.
+.PHONY: valgrind
+valgrind:
+	@command -v valgrind >/dev/null || bash .ci/debian valgrind
 
 $(VENV)/.venv: constraints.txt .ci/venv
 	bash .ci/venv $(VENV) $(PYTHON)
