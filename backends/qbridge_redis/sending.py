@@ -13,7 +13,7 @@ from qbridge_redis.settling import microseconds
 __all__ = ["send"]
 
 #: What goes into one command: many messages, but never so much that the server is deaf for long.
-_MOST_MESSAGES = 500
+_MOST_MESSAGES = 1000
 _MOST_BYTES = 4 * 1024 * 1024
 
 
@@ -24,7 +24,7 @@ async def send(link: Link, keys: QueueKeys, token: str, messages: Sequence[Outgo
         link: An open connection.
         keys: The queue's keys.
         token: A name that no other send has.
-        messages: What to send; a batch of up to 500 and 4 MiB is accepted whole or not at all.
+        messages: What to send; a batch of up to 1000 and 4 MiB is accepted whole or not at all.
 
     Raises:
         SourceFull: The server's memory is full; earlier batches were accepted.
@@ -44,7 +44,10 @@ async def send(link: Link, keys: QueueKeys, token: str, messages: Sequence[Outgo
     return shortest
 
 
-def _batches(messages: Sequence[Outgoing]) -> Iterator[list[Outgoing]]:
+def _batches(messages: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:
+    if 0 < len(messages) <= _MOST_MESSAGES and sum([len(message.body) for message in messages]) <= _MOST_BYTES:
+        yield messages
+        return
     batch: list[Outgoing] = []
     size = 0
     for message in messages:

@@ -135,7 +135,7 @@ class RedisSource(QueueSource):
         return outcomes
 
     async def send(self, messages: Sequence[Outgoing]) -> None:
-        """Send in batches of up to 500 messages and 4 MiB; each is accepted whole or not at all."""
+        """Send in batches of up to 1000 messages and 4 MiB; each is accepted whole or not at all."""
         from qbridge_redis.sending import send
 
         shortest = await send(self._link(), self._keys, self._claims.new_token(), messages)

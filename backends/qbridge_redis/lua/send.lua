@@ -1,6 +1,6 @@
 -- Send messages of which some wait before they may be claimed.
 --
--- ARGV: token; then, for each message, its delay in us and its body (at most 500 messages).
+-- ARGV: token; then, for each message, its delay in us and its body (at most 1000 messages).
 local token = ARGV[1]
 local plain = {}
 for i = 2, #ARGV, 2 do
