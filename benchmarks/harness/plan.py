@@ -25,7 +25,7 @@ FASTEST = {
 }
 
 #: What `make bench` runs, within ten minutes, and in how many rounds at most.
-USUAL_WORKLOADS = {"drain": 3, "enqueue_concurrent": 1, "enqueue_bulk": 1, "latency": 1, "io": 1, "limits": 3}
+USUAL_WORKLOADS = {"drain": 3, "enqueue_concurrent": 1, "enqueue_bulk": 1, "latency": 1, "io": 1, "limits": 2}
 
 OWN = "qbridge"
 LIMITS = "limits"

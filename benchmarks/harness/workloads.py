@@ -36,9 +36,9 @@ class Scale:
 
 
 #: Enough for medians, within ten minutes for all.
-USUAL = Scale(tasks=0.5, stamps=200)
+USUAL = Scale(stamps=200)
 
-#: So little that it only shows that everything works.
+#: So little that it only shows that everything works: what is prefetched before the first task counts in full.
 QUICK = Scale(tasks=0.1, sends=3_001, stamps=40, waits=300, crunches=3)
 
 
