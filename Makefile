@@ -57,7 +57,8 @@ test-brokers: $(VENV)/.tools redis-server rabbitmq-server  ## Run the conformanc
 costs: $(VENV)/.tools redis-server rabbitmq-server valgrind  ## Note what a task costs, for the tests to compare with
 	$(RUN) -m tests.performance.note $(ARGS)
 
-# Without arguments the figures go into the documentation. The peers' environments are made in .bench, which takes minutes once.
+# Without arguments the figures go into the documentation. The peers' environments are made in .bench, which takes
+# minutes once.
 .PHONY: bench
 bench: $(VENV)/.tools redis-server rabbitmq-server  ## Measure qbridge beside the fastest peers, and note the figures
 	$(RUN) benchmarks/bench.py --output $(VENV)/bench.json $(if $(ARGS),,--publish) $(ARGS)
