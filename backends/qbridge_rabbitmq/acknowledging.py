@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from qbridge import SourceClosed, SourceError
+from qbridge_rabbitmq.frames import ack_frame
 from qbridge_rabbitmq.link import Channel
 from qbridge_rabbitmq.tags import acknowledgements
 
@@ -66,9 +67,13 @@ class Acknowledger:
             self._frames = 0
         self._sent_at = now
         self._sent += 1
-        for tag, is_multiple in acknowledgements(unsettled, finished):
-            self._channel.cast("basic_ack", tag, is_multiple, doing="acknowledging")
-            self._frames += 1
+        number = self._channel.raw.channel_number
+        frames = [
+            ack_frame(number, tag, is_multiple=is_multiple)
+            for tag, is_multiple in acknowledgements(unsettled, finished)
+        ]
+        self._channel.cast("write", frames, doing="acknowledging")
+        self._frames += len(frames)
 
     async def all_read(self) -> None:
         """Wait until the broker has read all that was sent before this call. Cancelling it changes nothing.

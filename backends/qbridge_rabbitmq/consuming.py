@@ -18,7 +18,8 @@ from qbridge import Delivery, SourceClosed, SourceError, SourceUnavailable
 from qbridge_rabbitmq.acknowledging import Acknowledger
 from qbridge_rabbitmq.held import Held, Stage
 from qbridge_rabbitmq.link import Channel, Link
-from qbridge_rabbitmq.papers import read, user_headers
+from qbridge_rabbitmq.papers import glance, read, user_headers
+from qbridge_rabbitmq.raw import unused
 
 __all__ = ["Consumer"]
 
@@ -57,7 +58,7 @@ class Consumer:
         most: int,
         *,
         hand_back: Callable[[Sequence[Held]], Awaitable[None]],
-        divert: Callable[[Held, bool], bool],
+        divert: Callable[[Held], bool],
         start: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
     ) -> None:
         self.epoch = next(_epochs)
@@ -72,7 +73,7 @@ class Consumer:
         self._lost: SourceError | None = None
         self._held: dict[int, Held] = {}  # in the order of their tags
         self._buffer: deque[Held] = deque()
-        self._tag: str | None = None  # the consumer's own name while there is one
+        self._tag: bytes | None = None  # the consumer's own name while there is one
         self._window = 0  # what it may hold
         self._taken = 0  # what it holds
         self._copies = 0  # wait for a broker that takes nothing
@@ -83,7 +84,7 @@ class Consumer:
         self._is_receiving = False
         self._timer: asyncio.TimerHandle | None = None
         channel.on_lost = self.lose
-        channel.raw.on_delivery = self._on_delivery
+        channel.raw.give_to(self._take)
         channel.raw.add_on_cancel_callback(self._on_cancelled)
 
     @classmethod
@@ -211,7 +212,7 @@ class Consumer:
             crashes=papers.crashes,
             enqueued_at=papers.enqueued_at,
         )
-        if held.properties.headers:
+        if held.has_headers:
             delivery.headers = user_headers(held.properties)
         return delivery
 
@@ -286,9 +287,9 @@ class Consumer:
                 # A window is for consumers that come after it: those that are there keep theirs.
                 await self._channel.call("basic_qos", prefetch_count=window, doing="setting the window")
                 tag = f"qbridge.{uuid.uuid4().hex}"
-                self._tag, self._window, self._taken = tag, window, 0
+                self._tag, self._window, self._taken = tag.encode(), window, 0
                 await self._channel.call(
-                    "basic_consume", self._queue, _unused, consumer_tag=tag, doing=f"consuming {self._queue!r}"
+                    "basic_consume", self._queue, unused, consumer_tag=tag, doing=f"consuming {self._queue!r}"
                 )
         except SourceError as fault:
             self.lose(fault)
@@ -302,7 +303,7 @@ class Consumer:
 
     async def _cancel_now(self) -> None:
         if self._tag is not None:
-            await self._channel.call("basic_cancel", self._tag, doing="ending the consumption")
+            await self._channel.call("basic_cancel", self._tag.decode(), doing="ending the consumption")
             self._tag, self._window, self._taken = None, 0, 0
 
     def _cancel_first(self) -> None:
@@ -312,7 +313,7 @@ class Consumer:
         """
         if self._tag is not None and not self._changing.locked():
             tag, self._tag, self._window, self._taken = self._tag, None, 0, 0
-            self._channel.cast("basic_cancel", tag, doing="ending the consumption")
+            self._channel.cast("basic_cancel", tag.decode(), doing="ending the consumption")
 
     def _linger(self) -> None:
         if self._timer is None and self._lost is None and (self._buffer or self._window > self._taken):
@@ -348,20 +349,23 @@ class Consumer:
             if held is not None and held.consumer == self._tag:
                 self._taken -= 1
 
-    def _on_delivery(self, method: Any, properties: Any, body: bytes) -> None:
+    def _take(self, helds: list[Held]) -> None:
         # Whatever escapes from here closes the connection.
         try:
-            held = Held(method.delivery_tag, method.consumer_tag, properties, body, read(properties, body))
-            self._held[held.tag] = held
-            if held.consumer == self._tag:
-                self._taken += 1
-            if self._divert(held, bool(method.redelivered)):
-                held.stage = Stage.LEAVING
-                return
-            self._buffer.append(held)
-            self._notify()
+            before = len(self._buffer)
+            for held in helds:
+                held.papers = (held.header and glance(held.header)) or read(held.properties, held.body)
+                self._held[held.tag] = held
+                if held.consumer == self._tag:
+                    self._taken += 1
+                if (held.is_redelivered or held.papers.not_before) and self._divert(held):
+                    held.stage = Stage.LEAVING
+                else:
+                    self._buffer.append(held)
             if not self._is_receiving:
                 self._linger()
+            elif len(self._buffer) > before:
+                self._notify()
         except Exception as exc:  # noqa: BLE001  # a border: the client library's callback
             self.lose(SourceUnavailable(f"a delivery from RabbitMQ could not be taken: {exc!r}"))
 
@@ -373,7 +377,3 @@ class Consumer:
     def _notify(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-
-
-def _unused(*_: Any) -> None:
-    """Stand for the callback that the client library wants: deliveries don't come through it."""

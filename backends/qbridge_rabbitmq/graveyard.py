@@ -15,10 +15,12 @@ from datetime import datetime
 from typing import Any
 
 from qbridge import DeadLetter, DeadLetterReason, SourceError
+from qbridge_rabbitmq.held import Held
 from qbridge_rabbitmq.link import Channel, Link
 from qbridge_rabbitmq.names import QueueNames
 from qbridge_rabbitmq.papers import ATTEMPTS, DIED_AT, REASON, copy, errors_of, read, user_headers
 from qbridge_rabbitmq.publishing import Letter, Publisher
+from qbridge_rabbitmq.raw import unused
 
 __all__ = ["Graveyard"]
 
@@ -139,12 +141,14 @@ class Graveyard:
         """Take dead letters from the front; return how many are left there."""
         arrived = asyncio.Event()
 
-        def on_delivery(method: Any, properties: Any, body: bytes) -> None:
-            look.graves.append(_Grave(method.delivery_tag, self._name(look, properties, body), properties, body))
-            look.size += len(body)
+        def take(helds: Sequence[Held]) -> None:
+            for held in helds:
+                name = self._name(look, held.properties, held.body)
+                look.graves.append(_Grave(held.tag, name, held.properties, held.body))
+                look.size += len(held.body)
             arrived.set()
 
-        look.channel.raw.on_delivery = on_delivery
+        look.channel.raw.give_to(take)
         doing = "reading dead letters"
         found = await look.channel.call("queue_declare", self._names.dead, passive=True, doing=doing)
         left = int(found.message_count)
@@ -154,7 +158,7 @@ class Graveyard:
             before = len(look.graves)
             tag = f"qbridge.{uuid.uuid4().hex}"
             await look.channel.call("basic_qos", prefetch_count=goal - before, doing=doing)
-            await look.channel.call("basic_consume", self._names.dead, on_delivery, consumer_tag=tag, doing=doing)
+            await look.channel.call("basic_consume", self._names.dead, unused, consumer_tag=tag, doing=doing)
             while len(look.graves) < goal:
                 look.channel.raise_if_lost()
                 arrived.clear()

@@ -14,12 +14,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pika
-from pika.adapters.asyncio_connection import AsyncioConnection
-from pika.channel import Channel as PikaChannel
 
 from qbridge import SourceClosed, SourceError, SourceMisconfigured, SourceUnavailable
 from qbridge_rabbitmq.faults import has_answered, translate
 from qbridge_rabbitmq.options import RabbitOptions
+from qbridge_rabbitmq.raw import RawConnection
 from qbridge_rabbitmq.tls import diagnose, make_context
 
 __all__ = ["Channel", "Link"]
@@ -28,25 +27,6 @@ log = logging.getLogger(__name__)
 
 #: Seconds for a connection to say good-bye before it is cut, and to be gone then.
 _FAREWELL = 0.5
-
-
-class _RawChannel(PikaChannel):  # type: ignore[misc]  # pika ships no types
-    """Hands deliveries over by itself.
-
-    The client library rejects those that come after a consumer was cancelled, and each rejection counts as a failed
-    delivery with the broker.
-    """
-
-    on_delivery: Callable[[Any, Any, bytes], None] | None = None
-
-    def _on_deliver(self, method_frame: Any, header_frame: Any, body: bytes) -> None:
-        if self.on_delivery is not None:
-            self.on_delivery(method_frame.method, header_frame.properties, body)
-
-
-class _RawConnection(AsyncioConnection):  # type: ignore[misc]  # pika ships no types
-    def _create_channel(self, channel_number: int, on_open_callback: Any) -> _RawChannel:
-        return _RawChannel(self, channel_number, on_open_callback)
 
 
 class Channel:
@@ -220,7 +200,7 @@ class Link:
         self._opened, self._ended = loop.create_future(), loop.create_future()
         try:
             parameters = _parameters(self._options, self._purpose)
-            self._connection = _RawConnection(
+            self._connection = RawConnection(
                 parameters,
                 on_open_callback=self._on_opened,
                 on_open_error_callback=self._on_ended,

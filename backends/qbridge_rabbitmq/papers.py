@@ -11,13 +11,28 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from struct import Struct
 from typing import Any
 
 from pika import BasicProperties
+from pika.exceptions import ShortStringTooLong
 
 from qbridge import MAX_ERROR_LENGTH, MAX_ERRORS_KEPT, Outgoing, SourceMisconfigured
 
-__all__ = ["ATTEMPTS", "CRASHES", "DIED_AT", "ERRORS", "NOT_BEFORE", "REASON", "Papers", "copy", "fresh", "read"]
+__all__ = [
+    "ATTEMPTS",
+    "CRASHES",
+    "DIED_AT",
+    "ERRORS",
+    "NOT_BEFORE",
+    "REASON",
+    "Papers",
+    "Plain",
+    "copy",
+    "fresh",
+    "glance",
+    "read",
+]
 
 ATTEMPTS = "qbridge-attempts"
 CRASHES = "qbridge-crashes"
@@ -45,10 +60,20 @@ _MOST_ERROR_BYTES = 48 * 1024
 
 _PERSISTENT = 2
 
+#: Where a content header says which properties follow, and what it says if they are those of `fresh`. They follow in
+#: the order of these constants.
+_FLAGS = slice(12, 14)
+_FRESH = (
+    BasicProperties.FLAG_DELIVERY_MODE | BasicProperties.FLAG_MESSAGE_ID | BasicProperties.FLAG_TIMESTAMP
+).to_bytes(2, "big")
+_NAME_AT = 16
+_MOST_NAME_BYTES = 255
+_STAMP = Struct(">Q")
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class Papers:
-    """What a delivery's properties say.
+    """What a delivery's properties say. Treated as immutable; frozen it would take 1 µs more to make.
 
     Attributes:
         message_id: The message's name: its own, or a digest of what was published without one.
@@ -65,6 +90,32 @@ class Papers:
     enqueued_at: float | None
 
 
+class Plain:
+    """The properties of most messages that are sent: a name and a time. Made and encoded in a third of the time.
+
+    Args:
+        message_id: Its name.
+        timestamp: Whole seconds since the epoch.
+    """
+
+    __slots__ = ("message_id", "timestamp")
+
+    def __init__(self, message_id: str, timestamp: int) -> None:
+        self.message_id = message_id
+        self.timestamp = timestamp
+
+    def encode(self) -> list[bytes]:
+        """Return the same as the client library's properties would.
+
+        Raises:
+            pika.exceptions.ShortStringTooLong: The name has more than 255 bytes.
+        """
+        name = self.message_id.encode()
+        if len(name) > _MOST_NAME_BYTES:
+            raise ShortStringTooLong(name)
+        return [_FRESH, bytes((_PERSISTENT, len(name))), name, _STAMP.pack(self.timestamp)]
+
+
 def read(properties: Any, body: bytes) -> Papers:
     """Return what a delivery's properties say; foreign or damaged values count as absent."""
     stamp = properties.timestamp
@@ -79,6 +130,22 @@ def read(properties: Any, body: bytes) -> Papers:
         _number(headers.get(NOT_BEFORE)),
         _seconds(stamp),
     )
+
+
+def glance(header: bytes) -> Papers | None:
+    """Return the papers of a message as `fresh` writes it without headers; None of any other.
+
+    Args:
+        header: The content header as it came.
+    """
+    if header[_FLAGS] != _FRESH:
+        return None
+    stamp_at = _NAME_AT + header[_NAME_AT - 1]
+    name = header[_NAME_AT:stamp_at]
+    if not name.isascii() or not name:
+        return None
+    stamp: int = _STAMP.unpack_from(header, stamp_at)[0]
+    return Papers(name.decode("ascii"), 0, 0, 0.0, float(stamp) if stamp else None)
 
 
 def user_headers(properties: Any) -> dict[str, str]:
@@ -117,6 +184,8 @@ def fresh(message: Outgoing, now: float, not_before: float = 0.0) -> Any:
         headers = dict(message.headers)
     if not_before:
         headers = {**(headers or {}), NOT_BEFORE: repr(not_before)}
+    if headers is None:
+        return Plain(message.message_id, int(now))
     return BasicProperties(
         message_id=message.message_id, timestamp=int(now), delivery_mode=_PERSISTENT, headers=headers
     )
@@ -232,4 +301,4 @@ def _number(value: Any) -> float:
 
 
 def _seconds(stamp: Any) -> float | None:
-    return float(stamp) if isinstance(stamp, int | float) and stamp > 0 else None
+    return float(stamp) if isinstance(stamp, (int, float)) and stamp > 0 else None

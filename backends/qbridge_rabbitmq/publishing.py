@@ -14,6 +14,8 @@ from typing import Any
 from pika import spec
 
 from qbridge import SourceError, SourceFull, SourceUnavailable
+from qbridge_rabbitmq.faults import translate
+from qbridge_rabbitmq.frames import content_frames, publish_frame
 from qbridge_rabbitmq.link import Channel, Link
 
 __all__ = ["Batch", "Letter", "Publisher"]
@@ -150,24 +152,14 @@ class Publisher:
                 raise self._blocked() from None
             channel = await self._ready()
         batch = Batch(letters)
-        for position, letter in enumerate(letters):
+        try:
+            frames = _frames(channel, letters)
+        except Exception as exc:  # something can't be said in AMQP: nothing of the batch is written
+            raise translate(exc, channel.link.where, "publishing") from exc
+        channel.cast("write", frames, doing="publishing")
+        for position in range(len(letters)):
             self._number += 1
             self._pending[self._number] = (batch, position)
-            try:
-                channel.cast(
-                    "basic_publish",
-                    letter.exchange,
-                    letter.queue,
-                    letter.body,
-                    letter.properties,
-                    mandatory=True,
-                    doing="publishing",
-                )
-            except SourceError:
-                # Nothing of it was written, so the channel hasn't counted it.
-                self._pending.pop(self._number, None)
-                self._number -= 1
-                raise
         return batch
 
     async def finish(self, batch: Batch) -> None:
@@ -299,6 +291,19 @@ class Publisher:
             f"RabbitMQ at {where} takes no messages: it is short of memory or of disk space: give it more, or let "
             "workers drain it"
         )
+
+
+def _frames(channel: Channel, letters: Sequence[Letter]) -> list[bytes]:
+    number, size = channel.raw.channel_number, channel.link.frame_size
+    ways: dict[tuple[str, str], bytes] = {}  # most letters go the same way
+    frames: list[bytes] = []
+    for letter in letters:
+        way = (letter.exchange, letter.queue)
+        if way not in ways:
+            ways[way] = publish_frame(number, *way)
+        frames.append(ways[way])
+        frames += content_frames(number, letter.properties, letter.body, frame_size=size)
+    return frames
 
 
 def _chunks(letters: Sequence[Letter]) -> list[list[Letter]]:

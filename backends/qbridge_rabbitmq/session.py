@@ -173,11 +173,11 @@ class Session:
         if self.settler is not None:
             await self.settler.hand_back(helds)
 
-    def _divert(self, held: Held, is_redelivered: bool) -> bool:
+    def _divert(self, held: Held) -> bool:
         """Take over a delivery that can't be handed out as it is."""
         due = held.papers.not_before
         # A classic queue counts no deliveries. What comes again has not been settled by its worker: a copy says so.
-        is_uncounted = is_redelivered and not self._is_quorum
+        is_uncounted = held.is_redelivered and not self._is_quorum
         if not is_uncounted and (not due or due <= time.time()):
             return False
         self._start(self._exchange(held))

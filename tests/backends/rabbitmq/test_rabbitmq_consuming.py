@@ -314,3 +314,20 @@ async def test_released_messages_are_all_there(
         return client.count(queue) == 30
 
     await until(are_there)
+
+
+@pytest.mark.parametrize("prefetch", [1, 100])
+async def test_bodies_of_every_size_arrive(
+    rabbitmq_server: RabbitServer, queue: str, open_source: SourceFactory, prefetch: int
+) -> None:
+    """Empty, just fitting a frame, and of several frames, whatever lies beside them."""
+    source = await open_source(rabbitmq_server, queue, queue_type="classic", prefetch=prefetch)
+    sizes = [0, 1, 131_063, 131_064, 131_065, 0, 400_000, 7, 65_536, 262_128]
+    bodies = [bytes([size % 251]) * size for size in sizes]
+
+    await source.send(outgoing(*bodies))
+
+    for body in bodies:
+        [delivery] = await claim(source, 1)
+        assert body == delivery.body
+        await source.settle([delivery.ack()])

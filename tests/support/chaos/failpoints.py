@@ -102,7 +102,7 @@ def install() -> None:
         _before("qbridge_redis.receiver", "Receiver._read", "unseen", _brings_messages)
         _around_settle("qbridge_redis.source", "RedisSource.settle")
     elif backend == "rabbitmq":
-        _before("qbridge_rabbitmq.consuming", "Consumer._on_delivery", "unseen", lambda *_: True)
+        _before("qbridge_rabbitmq.consuming", "Consumer._take", "unseen", lambda *_: True)
         _around_settle("qbridge_rabbitmq.source", "RabbitSource.settle")
 
 
