@@ -22,6 +22,7 @@ from qbridge_rabbitmq.faults import NOT_FOUND, reply_code
 from qbridge_rabbitmq.link import Channel, Link
 from qbridge_rabbitmq.names import QueueNames
 from qbridge_rabbitmq.publishing import Letter, Publisher
+from qbridge_rabbitmq.silences import Silences
 from qbridge_rabbitmq.topology import GROWN_UP
 
 __all__ = ["LADDER", "Delays", "not_before", "step_of"]
@@ -55,13 +56,17 @@ class Delays:
         link: An open link that doesn't publish.
         publisher: What asks which delay queues there are.
         names: What they are called.
+        silences: Which of them can't be used.
         is_quorum: Whether they are quorum queues.
     """
 
-    def __init__(self, link: Link, publisher: Publisher, names: QueueNames, *, is_quorum: bool) -> None:
+    def __init__(
+        self, link: Link, publisher: Publisher, names: QueueNames, silences: Silences, *, is_quorum: bool
+    ) -> None:
         self._link = link
         self._publisher = publisher
         self._names = names
+        self._silences = silences
         #: Whether they are quorum queues, out of which messages move at least once.
         self.is_quorum = is_quorum
         self._declaring = asyncio.Lock()
@@ -69,6 +74,16 @@ class Delays:
         self.grown_up = 0.0
         self._grown_up: dict[int, float] = {}  # the same for each delay queue that is there
         self._channel: Channel | None = None
+
+    def step_of(self, delay: float) -> int:
+        """Return the step for a delay, or the next longer one whose queue isn't broken."""
+        step = step_of(delay)
+        if not self._silences:
+            return step
+        # Not deleted and made anew: a broker in the minority of its cluster calls any queue empty, and deletes by
+        # force.
+        longer = LADDER[LADDER.index(step) :]
+        return next((other for other in longer if self._names.delay(other) not in self._silences), step)
 
     async def ensure(self, steps: Iterable[int]) -> float:
         """Make delay queues that are missing; return the seconds until all queues survive a kill of the broker.

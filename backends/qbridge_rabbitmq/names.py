@@ -44,4 +44,9 @@ class QueueNames:
 
     def delay(self, milliseconds: int) -> str:
         """Return the name of the queue in which messages wait that long."""
-        return f"{self.work}.delay.{milliseconds}"
+        return f"{self.delay_prefix}{milliseconds}"
+
+    @property
+    def delay_prefix(self) -> str:
+        """What the names of the delay queues begin with."""
+        return f"{self.work}.delay."

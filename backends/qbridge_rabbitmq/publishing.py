@@ -17,6 +17,7 @@ from qbridge import SourceError, SourceFull, SourceUnavailable
 from qbridge_rabbitmq.faults import translate
 from qbridge_rabbitmq.frames import content_frames, publish_frame
 from qbridge_rabbitmq.link import Channel, Link
+from qbridge_rabbitmq.silences import Silences
 
 __all__ = ["Batch", "Letter", "Publisher"]
 
@@ -100,11 +101,13 @@ class Publisher:
     Args:
         connect: Makes an unopened link.
         timeout: Seconds within which the broker must confirm.
+        silences: Is told of queues that don't, or refuse.
     """
 
-    def __init__(self, connect: Callable[[], Link], timeout: float) -> None:
+    def __init__(self, connect: Callable[[], Link], timeout: float, silences: Silences) -> None:
         self._connect = connect
         self._timeout = timeout
+        self._silences = silences
         self._opening = asyncio.Lock()
         self._link: Link | None = None
         self._channel: Channel | None = None
@@ -184,10 +187,15 @@ class Publisher:
             await asyncio.wait(waits, timeout=self._timeout, return_when=asyncio.FIRST_COMPLETED)
         if batch.done.done():
             batch.done.result()
+            refusing = {batch.letters[position].queue for position in batch.refused}
+            self._silences.note(refusing)
+            if self._silences:
+                self._silences.end({letter.queue for letter in batch.letters} - refusing)
         elif self._stuck is not None and self._stuck.done():
             raise self._blocked()
         else:
             where = self._link.where if self._link is not None else ""
+            self._silences.note(self._silent(batch))
             if self._link is not None:
                 self._link.abort()
             raise SourceUnavailable(f"RabbitMQ at {where} confirmed nothing within {self._timeout:g} s")
@@ -228,6 +236,12 @@ class Publisher:
             await channel.call("confirm_delivery", self._on_confirmed, doing="asking for confirms")
             self._channel = channel
             return channel
+
+    def _silent(self, batch: Batch) -> set[str]:
+        """Return the queues that have confirmed nothing of a batch."""
+        waiting = {position for other, position in self._pending.values() if other is batch}
+        heard = {letter.queue for position, letter in enumerate(batch.letters) if position not in waiting}
+        return {batch.letters[position].queue for position in waiting} - heard
 
     def _on_confirmed(self, frame: Any) -> None:
         method = frame.method

@@ -10,7 +10,7 @@ from typing import Any
 
 from qbridge import Delivery, Outgoing, QueueStats, SourceError
 from qbridge_rabbitmq.consuming import Consumer
-from qbridge_rabbitmq.delays import Delays, not_before, step_of
+from qbridge_rabbitmq.delays import Delays, not_before
 from qbridge_rabbitmq.graveyard import Graveyard
 from qbridge_rabbitmq.held import Held
 from qbridge_rabbitmq.link import Channel, Link
@@ -19,6 +19,7 @@ from qbridge_rabbitmq.options import RabbitOptions
 from qbridge_rabbitmq.papers import fresh
 from qbridge_rabbitmq.publishing import Letter, Publisher
 from qbridge_rabbitmq.settling import Settler
+from qbridge_rabbitmq.silences import Silences
 from qbridge_rabbitmq.topology import GROWN_UP, check_version, make_topology
 
 __all__ = ["Session"]
@@ -33,17 +34,20 @@ class Session:
     Args:
         names: What the queues are called.
         options: Where the broker is, and what the queue is like.
+        silences: What is remembered of queues that confirm nothing.
     """
 
-    def __init__(self, names: QueueNames, options: RabbitOptions) -> None:
+    def __init__(self, names: QueueNames, options: RabbitOptions, silences: Silences) -> None:
         self._names = names
         self._options = options
         self._is_quorum = options.queue_type == "quorum"
         self._link = Link(options, f"qbridge {names.work}")
-        self._publisher = Publisher(lambda: Link(options, f"qbridge {names.work} publishing"), options.command_timeout)
+        self._publisher = Publisher(
+            lambda: Link(options, f"qbridge {names.work} publishing"), options.command_timeout, silences
+        )
         self._consumer: Consumer | None = None
         self.settler: Settler | None = None
-        self._delays = Delays(self._link, self._publisher, names, is_quorum=self._is_quorum)
+        self._delays = Delays(self._link, self._publisher, names, silences, is_quorum=self._is_quorum)
         self.graveyard = Graveyard(self._link, self._publisher, names)
         self._counting: Channel | None = None
         self._opening = asyncio.Lock()
@@ -89,11 +93,12 @@ class Session:
             SourceError: The contract's error for whatever went wrong.
         """
         self._link.raise_if_lost()
-        young_for = await self._delays.ensure({step_of(message.delay) for message in messages if message.delay > 0})
+        delays = self._delays
+        young_for = await delays.ensure({delays.step_of(message.delay) for message in messages if message.delay > 0})
         letters = []
         for message in messages:
             if message.delay > 0:
-                queue = self._names.delay(step_of(message.delay))
+                queue = self._names.delay(delays.step_of(message.delay))
                 letters.append(Letter(queue, message.body, fresh(message, now, not_before(message.delay))))
             else:
                 letters.append(Letter(self._names.work, message.body, fresh(message, now)))

@@ -13,7 +13,7 @@ from typing import Any
 
 from qbridge import Action, Settled, Settlement, SourceError, SourceFull, SourceUnavailable
 from qbridge_rabbitmq.consuming import Consumer
-from qbridge_rabbitmq.delays import LADDER, Delays, not_before, step_of
+from qbridge_rabbitmq.delays import LADDER, Delays, not_before
 from qbridge_rabbitmq.held import Held, Stage
 from qbridge_rabbitmq.names import QueueNames
 from qbridge_rabbitmq.papers import ATTEMPTS, DIED_AT, REASON, copy
@@ -21,8 +21,8 @@ from qbridge_rabbitmq.publishing import Batch, Letter, Publisher
 
 __all__ = ["Settler"]
 
-#: Milliseconds that copies wait for which the queue has no room.
-_SHORTEST = LADDER[0]
+#: Seconds that copies wait for which the queue has no room.
+_SHORTEST = LADDER[0] / 1000
 
 
 class Settler:
@@ -89,7 +89,7 @@ class Settler:
         remaining = papers.not_before - time.time()
         young_for = 0.0
         if remaining > 0:
-            step = step_of(remaining)
+            step = self._delays.step_of(remaining)
             young_for = await self._delays.ensure({step})
             queue = self._names.delay(step)
             due = papers.not_before if not_before(remaining) else 0.0
@@ -107,7 +107,7 @@ class Settler:
         try:
             young_for = await self._delays.ensure(
                 {
-                    step_of(settlement.delay)
+                    self._delays.step_of(settlement.delay)
                     for _, settlement in others
                     if settlement.action is Action.RETRY and settlement.delay > 0
                 }
@@ -136,7 +136,7 @@ class Settler:
             raise
         waiting = self._waiting_copies(batch, copies)
         if waiting:
-            await self._send(waiting, await self._delays.ensure({_SHORTEST}))
+            await self._send(waiting, await self._delays.ensure({self._delays.step_of(_SHORTEST)}))
         else:
             batch.raise_if_failed()
 
@@ -163,7 +163,7 @@ class Settler:
         refused = [copies[position] for position in sorted(batch.refused)]
         if batch.returned or not self._delays.is_quorum or any(each.queue != self._names.work for _, each in refused):
             return []
-        queue = self._names.delay(_SHORTEST)
+        queue = self._names.delay(self._delays.step_of(_SHORTEST))
         return [(held, Letter(queue, letter.body, letter.properties)) for held, letter in refused]
 
     def _finish(self, batch: Batch, helds: Sequence[Held], young_for: float, _done: Any) -> None:
@@ -205,7 +205,7 @@ class Settler:
             more = {}
             queue, due = self._names.work, not_before(settlement.delay)
             if settlement.delay > 0:
-                queue = self._names.delay(step_of(settlement.delay))
+                queue = self._names.delay(self._delays.step_of(settlement.delay))
         properties = copy(
             held.properties,
             held.papers.message_id,

@@ -21,6 +21,7 @@ from qbridge import (
 )
 from qbridge_rabbitmq.names import QueueNames, check_queue
 from qbridge_rabbitmq.options import RabbitOptions
+from qbridge_rabbitmq.silences import Silences
 
 if TYPE_CHECKING:
     from qbridge_rabbitmq.session import Session
@@ -61,6 +62,7 @@ class RabbitSource(QueueSource):
         self._queue = queue
         self._options = options
         self._names = QueueNames.of(check_queue(queue if options.queue is None else options.queue))
+        self._silences = Silences(self._names.delay_prefix)
         self._is_woken = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._session: Session | None = None
@@ -77,7 +79,7 @@ class RabbitSource(QueueSource):
             raise SourceMisconfigured(
                 f"queue {self._queue!r} needs the client library of RabbitMQ, which is not installed: {_INSTALL}"
             ) from exc
-        session = Session(self._names, self._options)
+        session = Session(self._names, self._options, self._silences)
         try:
             await session.open()
         except BaseException:
