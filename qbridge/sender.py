@@ -7,6 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from time import monotonic
 
 from qbridge.calls import call_within, leave_behind
@@ -84,7 +85,7 @@ class Sender:
             MessageTooLargeError: It is over the queue's size limit.
             ValueError: The delay is negative or not finite, or the queue can't carry the delay or the headers.
         """
-        if not 0 <= delay < float("inf"):
+        if not 0 <= delay < inf:
             raise ValueError(f"delay must be 0 or more seconds, not {delay!r}")
         if delay and not self._source.capabilities.delay:
             raise ValueError(f"queue {self.queue!r} can't delay messages: its broker has no such ability")
