@@ -127,6 +127,10 @@ def _tried(title: str, measure: Callable[[], Mapping[str, float]]) -> dict[str, 
     except DidNotFinishError as exc:
         _say(f"{title}: did not finish: {exc.reason}", *exc.log)
         return {"failure": exc.reason, "log": exc.log}
+    except Exception as exc:  # noqa: BLE001  # one run that can't be made must not end hours of others
+        reason = " ".join(f"{type(exc).__name__}: {exc}".split())
+        _say(f"{title}: could not be made: {reason}")
+        return {"failure": reason, "log": []}
     shown = ", ".join(f"{key} {value:,.2f}" for key, value in figures.items())
     took = time.monotonic() - began
     _say(f"{title}: {shown} (took {took:.1f} s)")
