@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from pathlib import Path
@@ -36,6 +37,9 @@ async def main() -> None:
                 TaskMessage(task=task, args=list(arguments_for(task, number, size))) for number in numbers
             )
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, bridge.stop)
+        # What `qbridge run` does for the worker, a program has to do by itself.
+        gc.freeze()
+        gc.set_threshold(5_000, 10, 10)
         await bridge.run()
 
 
