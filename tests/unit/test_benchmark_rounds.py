@@ -88,11 +88,13 @@ def test_runs_that_fail_are_noted_and_the_others_go_on() -> None:
     assert [1, 1, 0] == [result["failed"] for result in noted(raw)["results"]]
 
 
-def test_a_worker_that_ends_is_told_at_once() -> None:
-    """Nobody waits for the tasks of a worker that has ended; its exit code and last lines are noted."""
+@pytest.mark.parametrize("before", ["", "from benchmarks.harness.recorder import *; ran(0); "], ids=["none", "one"])
+def test_a_worker_that_ends_is_told_at_once(before: str) -> None:
+    """Nobody waits for the tasks of a worker that ended before all had run; its exit code and last lines are noted."""
 
     def ends(setting: Setting) -> Command:
-        return Command((sys.executable, "-c", "print('no such option', flush=True); raise SystemExit(64)"))
+        code = f"{before}print('no such option', flush=True); raise SystemExit(64)"
+        return Command((sys.executable, "-c", code))
 
     raw = run_rounds(plan(Workload("drain", "two tasks", (RATE,), drained), started=ends), command="bench")
 
