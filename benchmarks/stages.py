@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from qbridge import Delivery, HandlerRegistry, QBridge, RetryPolicy, TaskMessage
 from qbridge.codec import JsonCodec
 from qbridge.execution import Job
+from qbridge.interpreter import settle_in, tune
 from qbridge.loops import LoopThread, new_loop
 from qbridge.source import Outgoing, QueueSource
 from tests.support.rabbitmq_server import RabbitServer
@@ -201,6 +202,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="where the figures are written")
     arguments = parser.parse_args()
     wanted = arguments.backends or BACKENDS
+    tune()  # as `qbridge run` does
+    settle_in()
     with ExitStack() as stack, asyncio.Runner(loop_factory=lambda: new_loop("auto")) as runner:
         brokers: dict[str, dict[str, Any]] = {}
         for name in wanted:
