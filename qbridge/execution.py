@@ -7,7 +7,6 @@ import contextvars
 import inspect
 import logging
 import threading
-import traceback
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from enum import Enum
@@ -20,6 +19,7 @@ from qbridge.message import TaskMessage
 from qbridge.registry import Handler, TaskContext
 from qbridge.retry import RetryPolicy
 from qbridge.source import MAX_ERROR_LENGTH, DeadLetterReason, Delivery, Settlement
+from qbridge.tracebacks import describe_error
 
 __all__ = [
     "MESSAGE_ID",
@@ -27,7 +27,6 @@ __all__ = [
     "Executor",
     "Job",
     "WorkerThreads",
-    "describe_error",
     "failed",
     "settle_raised",
 ]
@@ -313,14 +312,6 @@ def failed(job: Job, delay: float | None = None) -> Settlement:
     if not job.retry.allows_another(attempt):
         return job.delivery.dead_letter(DeadLetterReason.EXHAUSTED, job.error)
     return job.delivery.retry(job.retry.delay_after(attempt) if delay is None else delay, job.error)
-
-
-def describe_error(exc: BaseException) -> str:
-    """Return type, message and the end of the traceback, within `MAX_ERROR_LENGTH` characters."""
-    head = "".join(traceback.format_exception_only(exc)).strip()[: MAX_ERROR_LENGTH // 2]
-    trace = "".join(traceback.format_tb(exc.__traceback__)).rstrip()
-    room = MAX_ERROR_LENGTH - len(head) - 1
-    return f"{head}\n{trace[-room:]}" if trace else head
 
 
 def _timed_out(job: Job) -> Settlement:
