@@ -292,7 +292,7 @@ class QBridge:
                 codec=self.config.create_codec(queue),
                 max_message_size=settings.max_message_size,
             )
-        return sender.send([sender.encode(message, delay) for message in messages])
+        return sender.send(sender.encode(messages, delay))
 
     async def _send_from_handler(
         self, task: str, args: Sequence[Any], kwargs: Mapping[str, Any], *, queue: str, delay: float

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from time import monotonic
@@ -77,27 +77,33 @@ class Sender:
         self._is_open = False
         self._is_closed = False
 
-    def encode(self, message: TaskMessage, delay: float) -> Outgoing:
-        """Return a message ready to be sent.
+    def encode(self, messages: Iterable[TaskMessage], delay: float) -> list[Outgoing]:
+        """Return messages ready to be sent, in order.
 
         Raises:
-            UndecodableMessageError: Its arguments can't be written by the queue's codec.
-            MessageTooLargeError: It is over the queue's size limit.
+            UndecodableMessageError: The arguments of one can't be written by the queue's codec.
+            MessageTooLargeError: One is over the queue's size limit.
             ValueError: The delay is negative or not finite, or the queue can't carry the delay or the headers.
         """
         if not 0 <= delay < inf:
             raise ValueError(f"delay must be 0 or more seconds, not {delay!r}")
         if delay and not self._source.capabilities.delay:
             raise ValueError(f"queue {self.queue!r} can't delay messages: its broker has no such ability")
-        body = self._codec.encode(message)
-        if len(body) > self._max_message_size:
-            raise MessageTooLargeError(len(body), self._max_message_size)
-        outgoing = Outgoing(body=body, message_id=message.id, delay=delay)
-        if message.headers and not self._codec.carries_headers:
-            if not self._source.capabilities.headers:
-                raise ValueError(f"queue {self.queue!r} can't carry headers: neither its codec nor its broker has any")
-            outgoing.headers = message.headers
-        return outgoing
+        encode, limit, carries_headers = self._codec.encode, self._max_message_size, self._codec.carries_headers
+        encoded = []
+        for message in messages:
+            body = encode(message)
+            if len(body) > limit:
+                raise MessageTooLargeError(len(body), limit)
+            outgoing = Outgoing(body=body, message_id=message.id, delay=delay)
+            if not carries_headers and message.headers:
+                if not self._source.capabilities.headers:
+                    raise ValueError(
+                        f"queue {self.queue!r} can't carry headers: neither its codec nor its broker has any"
+                    )
+                outgoing.headers = message.headers
+            encoded.append(outgoing)
+        return encoded
 
     def send(self, messages: Sequence[Outgoing]) -> asyncio.Future[None]:
         """Return a future of the moment when the broker has all of the messages; their order is kept.

@@ -348,7 +348,7 @@ def _message(*args: object, task: str = "pay", headers: dict[str, str] | None = 
 
 def test_a_message_is_encoded_with_its_id_and_delay() -> None:
     """What goes to the broker carries the message's id, and its headers in the envelope."""
-    ready = Bench().sender.encode(_message(1, headers={"h": "x"}), 2.5)
+    [ready] = Bench().sender.encode([_message(1, headers={"h": "x"})], 2.5)
 
     assert ("m1", 2.5, {}) == (ready.message_id, ready.delay, dict(ready.headers))
     assert b'"headers":{"h":"x"}' in ready.body
@@ -357,12 +357,14 @@ def test_a_message_is_encoded_with_its_id_and_delay() -> None:
 def test_the_size_limit_is_that_of_the_body() -> None:
     """A body of just the limit passes, one byte more doesn't."""
     encode = Bench().sender.encode
-    room = 200 - len(encode(_message(""), 0.0).body)
+    [empty] = encode([_message("")], 0.0)
+    room = 200 - len(empty.body)
 
-    assert 200 == len(encode(_message("x" * room), 0.0).body)
+    [full] = encode([_message("x" * room)], 0.0)
     with pytest.raises(MessageTooLargeError) as refusal:
-        encode(_message("x" * (room + 1)), 0.0)
+        encode([_message(""), _message("x" * (room + 1))], 0.0)
 
+    assert 200 == len(full.body)
     assert (201, 200) == (refusal.value.size, refusal.value.limit)
 
 
@@ -394,7 +396,9 @@ def test_the_size_limit_is_that_of_the_body() -> None:
         ),
     ],
 )
-def test_what_the_queue_can_t_take_is_refused(encode: Callable[[], Outgoing], kind: type[Exception], text: str) -> None:
+def test_what_the_queue_can_t_take_is_refused(
+    encode: Callable[[], list[Outgoing]], kind: type[Exception], text: str
+) -> None:
     """The caller is told before anything is sent."""
     with pytest.raises(kind) as refusal:
         encode()
@@ -402,7 +406,7 @@ def test_what_the_queue_can_t_take_is_refused(encode: Callable[[], Outgoing], ki
     assert text == str(refusal.value)
 
 
-def _encode(message: TaskMessage, delay: float, *, raw: bool = False) -> Outgoing:
+def _encode(message: TaskMessage, delay: float, *, raw: bool = False) -> list[Outgoing]:
     source = DelaylessSource(MemoryBroker())
     codec = RawCodec("pay") if raw else JsonCodec()
-    return Sender("orders", source, codec=codec, max_message_size=200).encode(message, delay)
+    return Sender("orders", source, codec=codec, max_message_size=200).encode([message], delay)
