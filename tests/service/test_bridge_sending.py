@@ -10,6 +10,7 @@ from qbridge import (
     HandlerRegistry,
     MessageTooLargeError,
     QBridge,
+    SourceFull,
     TaskContext,
     UndecodableMessageError,
     UnknownQueueError,
@@ -31,6 +32,22 @@ async def test_send_works_from_another_loop() -> None:
         await bridge.run(burst=True)
 
     assert ["from elsewhere"] == seen
+
+
+async def test_another_loop_is_told_what_is_wrong_with_its_sends() -> None:
+    """Each caller there gets its own outcome: what was refused before the broker, what the broker refused, an id."""
+
+    async def send_all(bridge: QBridge) -> list[str | BaseException]:
+        sends = [bridge.send("note", object()), bridge.send("note", queue="full"), bridge.send("note")]
+        return await asyncio.gather(*sends, return_exceptions=True)
+
+    async with QBridge(queues={"default": MEMORY, "full": {**MEMORY, "max_messages": 1}}) as bridge:
+        await bridge.send("note", queue="full")
+        outcomes = await asyncio.to_thread(lambda: asyncio.run(send_all(bridge)))
+        left = [await left_in(bridge, queue) for queue in ("default", "full")]
+
+    assert [UndecodableMessageError, SourceFull, str] == [type(outcome) for outcome in outcomes]
+    assert [(1, 0, 0, 0)] * 2 == left
 
 
 async def test_a_handler_sends_a_further_task() -> None:
