@@ -63,7 +63,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session")
 def rabbitmq_server() -> Iterator[RabbitServer]:
-    """A RabbitMQ that all tests share, as its start takes long; its messages survive when a test restarts it."""
+    """A RabbitMQ that all tests of this process share, as it starts slowly; its messages survive a restart."""
     with RabbitServer() as server:
         yield server
 
