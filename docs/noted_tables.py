@@ -1,4 +1,4 @@
-"""The tables in docs/concepts: what `make chaos`, `make mutations` and `make bench` noted in docs/reference."""
+"""The tables in docs/concepts: what `make chaos`, `make mutations`, `make bench` and others noted in docs/reference."""
 
 from __future__ import annotations
 
@@ -79,6 +79,24 @@ def _mutations(noted: list[dict[str, Any]]) -> str:
     return f"{told}\n\n{table(['promise', 'what breaks it', 'where', 'a test that fails then'], rows)}"
 
 
+def _free_threading(noted: dict[str, Any]) -> str:
+    told = (
+        f"On {noted['date']}, commit {noted['commit']}, {noted['cores']} cores of {noted['processor']}, pydantic "
+        f"{' and '.join(noted['pydantic'])}; medians of {noted['rounds']} interleaved rounds, with the least and the "
+        "most."
+    )
+    rows = []
+    for row in noted["rows"]:
+        one, two = row["threads_1"], row["threads_2"]
+        cpu = (f"{case['main_us']:.0f} + {case['loops_us']:.0f}" for case in (one, two))
+        rates = (f"{case['median']:,} ({case['lowest']:,} to {case['highest']:,})" for case in (one, two))
+        lock = "with the lock" if row["gil"] else "**without the lock**"
+        rows.append([f"{row['python']} {lock}", row["handler"], *rates, f"{row['gain']:.2f} times", *cpu])
+    headings = ["CPython", "handler", "1 loop thread, tasks/s", "2 loop threads, tasks/s", "gain"]
+    headings += [f"processor time per task with {count}: main + loops, µs" for count in (1, 2)]
+    return f"{told}\n\n{table(headings, rows)}"
+
+
 #: The pages that have tables, each between two comments. By the target of the Makefile that notes them: the file in
 #: docs/reference, and what writes a table of what is in it.
 PAGES: dict[Path, dict[str, tuple[str, Callable[[Any], str]]]] = {
@@ -86,5 +104,8 @@ PAGES: dict[Path, dict[str, tuple[str, Callable[[Any], str]]]] = {
         "chaos": ("chaos.json", _faults),
         "mutations": ("mutations.json", _mutations),
     },
-    ROOT / "docs" / "concepts" / "performance.md": {"bench": ("benchmarks.json", page_tables)},
+    ROOT / "docs" / "concepts" / "performance.md": {
+        "bench": ("benchmarks.json", page_tables),
+        "free-threading": ("free-threading.json", _free_threading),
+    },
 }
