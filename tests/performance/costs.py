@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from tests.performance.drained_queue import TASKS, TURNS
 
@@ -25,6 +26,7 @@ __all__ = [
     "instructions_per_task",
     "version",
     "worse_functions",
+    "worth_noting",
 ]
 
 #: What was noted, by Python version where it depends on that.
@@ -68,9 +70,17 @@ def instructions_per_task() -> float:
 
 
 def calls_per_task() -> dict[str, float]:
-    """Return how often each function is called for a task; only those that are called for one task in a hundred."""
+    """Return how often each function is called for a task, in the mean."""
     counts: dict[str, int] = json.loads(_run(_PYTHON, *_PROGRAM, "calls"))
-    return {name: round(count / TASKS, 2) for name, count in sorted(counts.items()) if count >= TASKS / 100}
+    return {name: round(count / TASKS, 3) for name, count in sorted(counts.items())}
+
+
+def worth_noting(calls: dict[str, float]) -> dict[str, Any]:
+    """Return what is noted of calls: their sum, and the functions that are called for each task, not for each batch."""
+    return {
+        "total": round(sum(calls.values()), 1),
+        "functions": {name: round(count, 1) for name, count in calls.items() if count >= _MORE_CALLS},
+    }
 
 
 def blocks_left() -> int:
