@@ -56,6 +56,11 @@ class Acknowledger:
         is_much = self._frames >= _MOST_FRAMES
         return max(0.0, self._sent_at + _DIGESTING - self._loop.time()) if is_much else 0.0
 
+    @property
+    def is_asking(self) -> bool:
+        """Whether the broker has yet to answer: whoever acknowledges in turns waits for that."""
+        return self._asking is not None and not self._asking.done()
+
     def send(self, unsettled: Iterable[int], finished: set[int]) -> None:
         """Acknowledge `finished`, as few frames as the order of the `unsettled` tags allows.
 

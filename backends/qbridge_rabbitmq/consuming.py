@@ -224,11 +224,10 @@ class Consumer:
         if deadline is None:
             await self._look()
             return
-        if self._window - self._taken < want and not self._buffer:
-            # Handlers have ended whose settlements are on their way, or all this consumer may hold is at work.
-            await self._arrival(min(_SETTLING, deadline - self._loop.time()))
+        if not self._buffer:
+            await self._settlements(want, deadline)
             if not self._buffer and not self.is_woken and self._window - self._taken < want:
-                await self._consume(want)
+                await self._consume(want)  # all that this consumer may hold is at work
         await self._arrival(deadline - self._loop.time())
         for _ in range(_TURNS):
             before = len(self._buffer)
@@ -237,6 +236,16 @@ class Consumer:
             await asyncio.sleep(0)
             if len(self._buffer) == before:
                 break
+
+    async def _settlements(self, want: int, deadline: float) -> None:
+        """Wait for settlements of handlers that have ended, which make room; those after a question for its answer."""
+        until = self._loop.time() + _SETTLING
+        while self._window - self._taken < want and (rest := min(until, deadline) - self._loop.time()) > 0:
+            await self._arrival(rest)
+            if self._buffer or self.is_woken or self._lost is not None:
+                return
+            if self.acknowledger.is_asking:
+                until = self._loop.time() + _SETTLING
 
     async def _room(self, deadline: float) -> bool:
         """Wait until fewer copies wait; return whether it is so."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from qbridge import Settled, SourceError, SourceUnavailable
+from qbridge_rabbitmq.link import Channel
 from tests.backends.rabbitmq.amqp import AmqpClient
 from tests.backends.rabbitmq.conftest import SourceFactory
 from tests.backends.rabbitmq.steps import claim, outgoing, promptly, until
@@ -331,3 +333,33 @@ async def test_bodies_of_every_size_arrive(
         [delivery] = await claim(source, 1)
         assert body == delivery.body
         await source.settle([delivery.ack()])
+
+
+async def test_a_consumer_stays_for_settlements_under_way(
+    rabbitmq_server: RabbitServer, queue: str, open_source: SourceFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker that is slow to answer acknowledgements holds up the settlements that make room; no consumer is new."""
+    calls: list[str] = []
+    call = Channel.call
+
+    async def slow_call(channel: Channel, method: str, *arguments: Any, **named: Any) -> Any:
+        calls.append(method)
+        if method == "flow":
+            await asyncio.sleep(0.1)  # stands for the broker, ten times what a receive waits without a reason
+        return await call(channel, method, *arguments, **named)
+
+    monkeypatch.setattr(Channel, "call", slow_call)
+    source = await open_source(rabbitmq_server, queue, queue_type="classic")
+    await source.send(outgoing(b"0", b"1", b"2"))
+    [first] = await source.receive(1, 5)
+    receiving = asyncio.ensure_future(source.receive(1, 5))
+    await asyncio.sleep(0)
+    settling = asyncio.ensure_future(source.settle([first.ack()]))
+    [second] = await receiving
+
+    receiving = asyncio.ensure_future(source.receive(1, 5))
+    await settling
+    await source.settle([second.ack()])
+
+    assert [b"2"] == [delivery.body for delivery in await receiving]
+    assert 1 == calls.count("basic_consume")
