@@ -13,12 +13,14 @@ that fails or takes too long is reported as such, with the last lines of its log
 from __future__ import annotations
 
 import argparse
+import compileall
 import json
 import signal
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 
 from benchmarks.harness.brokers import BROKERS
 from benchmarks.harness.plan import Plan, known_systems
@@ -64,6 +66,8 @@ def main() -> int:
         if options.list:
             print(plan.described())
             return 0
+        for package in ("qbridge", "backends"):  # what installing does for every peer
+            compileall.compile_dir(ROOT / package, quiet=1)
         raw = run_rounds(plan, command=f"python {' '.join(_shown_arguments())}", output=options.output)
     told = noted(raw)
     print(page_tables(told))
