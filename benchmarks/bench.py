@@ -19,8 +19,7 @@ import signal
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.harness.brokers import BROKERS
 from benchmarks.harness.plan import Plan, known_systems
@@ -67,7 +66,7 @@ def main() -> int:
             print(plan.described())
             return 0
         for package in ("qbridge", "backends"):  # what installing does for every peer
-            compileall.compile_dir(ROOT / package, quiet=1)
+            compileall.compile_dir(Path(__file__).resolve().parents[1] / package, quiet=1)
         raw = run_rounds(plan, command=f"python {' '.join(_shown_arguments())}", output=options.output)
     told = noted(raw)
     print(page_tables(told))
