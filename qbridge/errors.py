@@ -28,7 +28,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
+
 
 __all__ = [
     "BackendNotFoundError",
@@ -226,5 +226,7 @@ class Reject(Signal):
 
 def nearest_name_hint(given: str, known: Iterable[str]) -> str:
     """Return "; did you mean 'x'?" for the nearest known name, or "" when none is near."""
+    from difflib import get_close_matches  # what makes no mistake has no use for it
+
     matches = get_close_matches(given, list(known), n=1, cutoff=0.6)
     return f"; did you mean {matches[0]!r}?" if matches else ""
