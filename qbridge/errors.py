@@ -29,7 +29,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-
 __all__ = [
     "BackendNotFoundError",
     "BridgeStateError",
