@@ -48,7 +48,8 @@ class WaitingRules(ConformanceBase, reads="QueueSource.receive and QueueSource.w
         await source.receive(1, _WAIT)
         used = time.process_time() - used
 
-        assert used < _WAIT / 2, f"waiting for {_WAIT:g} s took {used:.2f} s of processor time"
+        # Far more than looks take, and less than a busy machine leaves to one that spins.
+        assert used < _WAIT / 4, f"waiting for {_WAIT:g} s took {used:.2f} s of processor time"
 
     async def test_a_send_ends_the_wait_of_another_source(self) -> None:
         """A waiting `receive` returns as soon as a message is there, whoever sent it; it fills no batch."""
