@@ -32,7 +32,8 @@ class TaskMessage(BaseModel):
         enqueued_at: When it was sent, in seconds since the epoch by the sender's clock; None if nobody said.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    # Pydantic would keep thousands of ids, none of which comes again.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, cache_strings="keys")
 
     id: Annotated[str, Field(min_length=1, max_length=128)] = Field(default_factory=new_message_id)
     task: Annotated[str, Field(pattern=NAME_PATTERN)]
