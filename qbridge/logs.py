@@ -19,7 +19,7 @@ _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "task
 
 #: Client libraries that tell of every step. What fails in them is raised by their backend and told once, by whoever
 #: handles it: pika alone writes nine lines, seven of them errors, about each vain attempt to connect.
-_CLIENTS = ("pika", "redis")
+_CLIENTS = ("pika",)
 
 
 def configure_logging(

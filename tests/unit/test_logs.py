@@ -22,7 +22,7 @@ def logging_restored() -> Iterator[None]:
     before = (
         root.handlers[:],
         root.level,
-        {name: logging.getLogger(name).level for name in ("asyncio", "pika", "redis")},
+        {name: logging.getLogger(name).level for name in ("asyncio", "pika")},
     )
     yield
     root.handlers[:], level, levels = before
