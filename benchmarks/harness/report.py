@@ -110,7 +110,7 @@ def workload_table(told: Mapping[str, Any], name: str) -> str:
             for result in told["results"]
             if result["workload"] == name and told["variants"][result["key"]]["broker"] == broker
         ]
-        own = [result for result in results if told["variants"][result["key"]]["system"] == OWN and result["figures"]]
+        own = _own(told, results)
         for result in sorted(results, key=lambda result: _rank(result, leading)):
             variant = told["variants"][result["key"]]
             times = ""
@@ -132,6 +132,12 @@ def workload_table(told: Mapping[str, Any], name: str) -> str:
     return f"{table}\n\nNot here: {'; '.join(absent)}." if absent else table
 
 
+def _own(told: Mapping[str, Any], results: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return qbridge's own results, those of the variants with the shortest names first: these are compared."""
+    own = [result for result in results if told["variants"][result["key"]]["system"] == OWN and result["figures"]]
+    return sorted(own, key=lambda result: len(result["key"]))
+
+
 def _absences(told: Mapping[str, Any]) -> list[tuple[str, Mapping[str, str]]]:
     return [(key, variant.get("absent", {})) for key, variant in told["variants"].items()]
 
@@ -140,8 +146,8 @@ def limits_table(told: Mapping[str, Any]) -> str:
     """Return the table of the limits, with what part of each qbridge reaches; empty if none ran."""
     own = {
         (result["workload"], told["variants"][result["key"]]["broker"]): result["figures"]["rate"][0]
-        for result in told["results"]
-        if told["variants"][result["key"]]["system"] == OWN and "rate" in result["figures"]
+        for result in reversed(_own(told, told["results"]))
+        if "rate" in result["figures"]
     }
     figure = {"key": "rate", "digits": 0}
     rows = []

@@ -323,7 +323,9 @@ async def test_a_thread_that_can_t_be_started_is_tried_again(
 
         await block(bench, ledger)
         ledger.open("culprit")
-        [line] = [record for record in caplog.records if record.levelno == logging.ERROR][:1]
+        # asyncio's own complaints, of what other tests have left to the collector, are not the worker's.
+        errors = [each for each in caplog.records if each.levelno == logging.ERROR and each.name.startswith("qbridge")]
+        line = errors[0]
 
         assert "no loop thread can be started for a blocked one" == line.getMessage()
         assert ["default-2"] == [event.successor for event in told(bench, LoopReplaced)]
