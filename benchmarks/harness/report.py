@@ -28,7 +28,7 @@ BROKERS = {"redis": "Redis", "rabbitmq": "RabbitMQ", "sqlite": "SQLite", "memory
 
 
 def merged(raws: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return several raw results as one; the first one tells the date, the machine and the command.
+    """Return several raw results as one, with all their commands; the first one tells the date and the machine.
 
     Raises:
         ValueError: Two of them were made on different machines, or with different versions of a system.
@@ -44,6 +44,8 @@ def merged(raws: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             first[name] = first[name] | other[name]
         for name in ("runs", "limit_runs"):
             first[name] = [*first[name], *other[name]]
+    first["command"] = "`, `".join(dict.fromkeys(raw["command"] for raw in raws))
+    first["load"] = max(raw["load"] for raw in raws)
     return first
 
 

@@ -147,6 +147,31 @@ def test_results_of_several_calls_are_shown_together() -> None:
     assert "200 (100 to 300)" == row[2]
 
 
+def test_all_calls_and_the_busiest_beginning_are_told() -> None:
+    """Nobody is told of one command, or of a calm machine, where there were others."""
+    told = merged([raw(), raw() | {"command": "python benchmarks/bench.py --all", "load": 3.5}, raw()])
+
+    assert "python benchmarks/bench.py`, `python benchmarks/bench.py --all" == told["command"]
+    assert 3.5 == told["load"]
+
+
+def test_the_leading_variant_of_qbridge_is_compared() -> None:
+    """Where several were measured it is the one with the shortest name, in both tables, whichever ran first."""
+    results = raw(
+        run("qbridge-other", rate=10),
+        run("qbridge", rate=100),
+        run("slow", rate=50),
+        limit_runs=({"key": "bare", "round": 1, "figures": {"rate": 400.0}},),
+    )
+    results["variants"]["qbridge-other"] = variant("qbridge")
+    told = noted(results)
+
+    shares = {row[1]: row[3] for row in rows_of(workload_table(told, "drain"))}
+    [limit] = rows_of(limits_table(told))
+    assert {"qbridge 1.0": "", "slow 1.0": "2.00 times", "qbridge-other 1.0": ""} == shares
+    assert "25%" == limit[3]
+
+
 def test_results_of_different_machines_are_not_mixed() -> None:
     """Figures of two machines don't stand in one table."""
     with pytest.raises(ValueError, match="different machines"):
