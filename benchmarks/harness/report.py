@@ -24,6 +24,9 @@ from benchmarks.harness.statistics import ratio, summary
 __all__ = ["limits_table", "merged", "noted", "page_tables", "workload_table"]
 
 OWN = "qbridge"
+
+#: Brokers whose versions stand beside the machine.
+_BROKERS_BY_NAME = ("Redis", "RabbitMQ", "SQLite")
 BROKERS = {"redis": "Redis", "rabbitmq": "RabbitMQ", "sqlite": "SQLite", "memory": "memory"}
 
 
@@ -35,8 +38,7 @@ def merged(raws: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
     first = dict(raws[0])
     for other in raws[1:]:
-        if other["machine"] != first["machine"]:
-            raise ValueError(f"results of different machines: {first['machine']!r} and {other['machine']!r}")
+        first["machine"] = _one_machine(first["machine"], other["machine"])
         for name in ("variants", "workloads", "limits"):
             for key, told in other[name].items():
                 if first[name].get(key, told) != told:
@@ -47,6 +49,19 @@ def merged(raws: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     first["command"] = "`, `".join(dict.fromkeys(raw["command"] for raw in raws))
     first["load"] = max(raw["load"] for raw in raws)
     return first
+
+
+def _one_machine(first: str, other: str) -> str:
+    """Return what two calls say of their machine; each names only the brokers that it measured."""
+    parts = first.split(", ")
+    for part in other.split(", "):
+        name = part.partition(" ")[0]
+        is_told = any(known.partition(" ")[0] == name for known in parts)
+        if part not in parts and (is_told or name not in _BROKERS_BY_NAME):
+            raise ValueError(f"results of different machines: {first!r} and {other!r}")
+        if part not in parts:
+            parts.append(part)
+    return ", ".join(parts)
 
 
 def noted(raw: Mapping[str, Any]) -> dict[str, Any]:

@@ -178,6 +178,15 @@ def test_results_of_different_machines_are_not_mixed() -> None:
         merged([raw(), raw() | {"machine": "64 cores"}])
 
 
+def test_calls_that_measured_different_brokers_are_of_one_machine() -> None:
+    """Each call tells of the brokers that it had; two versions of one don't go together."""
+    told = merged([raw() | {"machine": "2 cores, Redis 7"}, raw() | {"machine": "2 cores, SQLite 3, Redis 7"}])
+
+    assert "2 cores, Redis 7, SQLite 3" == told["machine"]
+    with pytest.raises(ValueError, match="different machines"):
+        merged([raw() | {"machine": "2 cores, Redis 7"}, raw() | {"machine": "2 cores, Redis 8"}])
+
+
 def test_results_of_different_versions_are_not_mixed() -> None:
     """Rounds of two versions of a system are not rounds of one."""
     other = raw()
