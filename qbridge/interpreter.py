@@ -15,8 +15,8 @@ __all__ = ["settle_in", "tune"]
 SWITCH_INTERVAL = 0.0005
 
 #: Objects by which those alive may grow before the collector looks for cycles among the newest. A hundred tasks in
-#: flight are some 1,500 objects, so with CPython's 700 each batch of a claim set it off, to find nothing: 18 against 15 µs
-#: for a task (measured November 2026, CPython 3.11, memory backend).
+#: flight are some 1,500 objects, so with CPython's 700 each batch of a claim set it off, to find nothing: 18 against
+#: 15 µs for a task (measured November 2026, CPython 3.11, memory backend).
 YOUNG_OBJECTS = 5000
 
 _THRESHOLDS_AT_START = gc.get_threshold()
