@@ -23,10 +23,10 @@ import importlib
 import inspect
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 __all__ = ["Call", "Sender", "arguments_for", "main"]
 
@@ -35,33 +35,28 @@ GROUP = 1_000
 FEW = 100
 LONGEST = 2.0
 LATENCY_PAUSE = 0.025
+#: How many threads send at once, unless a sender with plain methods says otherwise.
+THREADS = 16
 #: Characters of the texts of tasks that are sent at once.
 LARGEST_GROUP = 4 * 2**20
 
 Call = tuple[Any, ...]
 
 
-class Sender:
-    """What `open_sender()` returns; methods are all coroutine functions or all plain ones. No need to derive from it.
+class Sender(Protocol):
+    """What `open_sender()` returns. Its methods may all be coroutine functions, or all plain ones.
 
-    A system without a call for many has no `send_many` at all.
+    One that has plain methods may say as `threads` how many threads send at once. A system with a call for many has
+    `send_many(task, calls)` too, which sends a task for each of these arguments with it.
     """
 
-    #: For plain methods: how many threads send at once.
-    threads = 16
-
-    async def open(self) -> None:
+    def open(self) -> Awaitable[None] | None:
         """Connect."""
 
-    async def send(self, task: str, *arguments: Any) -> None:
-        """Send one task; return when the broker has it."""
-        raise NotImplementedError
+    def send(self, task: str, *arguments: Any) -> Awaitable[None] | None:
+        """Send one task; be done when the broker has it."""
 
-    async def send_many(self, task: str, calls: Sequence[Call]) -> None:
-        """Send one task for each of these arguments, with the system's call for many."""
-        raise NotImplementedError
-
-    async def close(self) -> None:
+    def close(self) -> Awaitable[None] | None:
         """Disconnect."""
 
 
@@ -149,7 +144,7 @@ def _send_all_plainly(sender: Any, options: argparse.Namespace) -> dict[str, Any
     calls = _calls(options)
     sender.open()
     # The same threads for all groups: they may hold connections.
-    pool = ThreadPoolExecutor(getattr(sender, "threads", Sender.threads))
+    pool = ThreadPoolExecutor(getattr(sender, "threads", THREADS))
 
     def send_groups(groups: Iterator[list[Call]], watch: _Watch, *, bulk: bool) -> None:
         for group in groups:
