@@ -8,6 +8,7 @@ whose file doesn't say.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from benchmarks.harness.system import EVERY_WORKLOAD, Command, Setting, System, Variant
@@ -59,63 +60,51 @@ def _memory_worker(setting: Setting) -> Command:
     return Command((str(setting.python), "-m", "benchmarks.systems.qbridge.in_memory"))
 
 
+def _variants(broker: str, key: str, queue: str, *, guarantee: str, tasks: int) -> tuple[Variant, Variant]:
+    """Return qbridge on a broker with tasks read ahead, in all workloads, and without, in drains."""
+    leading = Variant(
+        key=key,
+        broker=broker,
+        guarantee=guarantee,
+        settings=f"{queue}, uvloop, {READ_AHEAD} read ahead",
+        worker=lambda setting: _worker(broker, setting),
+        workloads=_SENT_APART,
+        tasks=tasks,
+    )
+    plain = replace(
+        leading,
+        key=f"{key}-read-ahead-0",
+        settings=f"{queue}, uvloop, no read-ahead",
+        worker=lambda setting: _worker(broker, setting, read_ahead=0),
+        workloads=frozenset({"drain"}),
+    )
+    return leading, plain
+
+
 SYSTEM = System(
     name="qbridge",
     distribution="qbridge",
     requirements=(),  # the project's own environment: the one that runs the harness
     variants=(
-        Variant(
-            key="qbridge",
-            broker="redis",
+        *_variants(
+            "redis",
+            "qbridge",
+            "lists",
             guarantee="at least once (30 s lease, renewed), attempts and crashes counted",
-            settings="lists, uvloop, 300 read ahead",
-            worker=lambda setting: _worker("redis", setting),
-            workloads=_SENT_APART,
             tasks=100_000,
         ),
-        Variant(
-            key="qbridge-read-ahead-0",
-            broker="redis",
-            guarantee="at least once (30 s lease, renewed), attempts and crashes counted",
-            settings="lists, uvloop, no read-ahead",
-            worker=lambda setting: _worker("redis", setting, read_ahead=0),
-            workloads=frozenset({"drain"}),
-            tasks=100_000,
-        ),
-        Variant(
-            key="qbridge-rabbitmq",
-            broker="rabbitmq",
+        *_variants(
+            "rabbitmq",
+            "qbridge-rabbitmq",
+            "quorum queue",
             guarantee="at least once, quorum queue, publisher confirms",
-            settings="quorum queue, uvloop, 300 read ahead",
-            worker=lambda setting: _worker("rabbitmq", setting),
-            workloads=_SENT_APART,
             tasks=40_000,
         ),
-        Variant(
-            key="qbridge-rabbitmq-read-ahead-0",
-            broker="rabbitmq",
-            guarantee="at least once, quorum queue, publisher confirms",
-            settings="quorum queue, uvloop, no read-ahead",
-            worker=lambda setting: _worker("rabbitmq", setting, read_ahead=0),
-            workloads=frozenset({"drain"}),
-            tasks=40_000,
-        ),
-        Variant(
-            key="qbridge-sqlite",
-            broker="sqlite",
+        *_variants(
+            "sqlite",
+            "qbridge-sqlite",
+            "one file",
             guarantee="at least once (30 s lease, renewed), synchronous=FULL",
-            settings="one file, uvloop, 300 read ahead",
-            worker=lambda setting: _worker("sqlite", setting),
-            workloads=_SENT_APART,
-            tasks=40_000,
-        ),
-        Variant(
-            key="qbridge-sqlite-read-ahead-0",
-            broker="sqlite",
-            guarantee="at least once (30 s lease, renewed), synchronous=FULL",
-            settings="one file, uvloop, no read-ahead",
-            worker=lambda setting: _worker("sqlite", setting, read_ahead=0),
-            workloads=frozenset({"drain"}),
             tasks=40_000,
         ),
         Variant(
