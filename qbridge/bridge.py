@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import ChainMap
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from time import monotonic
@@ -158,11 +158,7 @@ class QBridge:
             SourceUnavailable: The broker can't be reached, or did not answer: the message may or may not be there.
         """
         message = TaskMessage(task=task, args=list(args), kwargs=kwargs, headers=dict(headers or {}))
-        name = self._queue_name(queue)
-        if self._loop is asyncio.get_running_loop():
-            await self._send(name, [message], delay)
-        else:
-            await self._send_from_afar(name, [message], delay)
+        await self._sending(queue, [message], delay)
         return message.id
 
     async def send_many(
@@ -175,12 +171,8 @@ class QBridge:
         Raises:
             The same errors as `send`.
         """
-        name = self._queue_name(queue)
         batch = list(messages)
-        if self._loop is asyncio.get_running_loop():
-            await self._send(name, batch, delay)
-        else:
-            await self._send_from_afar(name, batch, delay)
+        await self._sending(queue, batch, delay)
         return [message.id for message in batch]
 
     @asynccontextmanager
@@ -279,6 +271,13 @@ class QBridge:
         if queue not in known:
             raise UnknownQueueError(queue, known)
         return queue
+
+    def _sending(self, queue: str | None, messages: Sequence[TaskMessage], delay: float) -> Awaitable[None]:
+        """Return what to await for messages to be sent, from whichever loop this one is."""
+        name = self._queue_name(queue)
+        if self._loop is asyncio.get_running_loop():
+            return self._send(name, messages, delay)
+        return self._send_from_afar(name, messages, delay)
 
     def _send(self, queue: str, messages: Sequence[TaskMessage], delay: float) -> asyncio.Future[None]:
         """Send on the bridge's own loop; return the future of it."""
