@@ -44,7 +44,7 @@ class Link:
         self._address = address
         self._connect_timeout = connect_timeout
         self._wire: Wire | None = None
-        self._lost: Callable[[], SourceError] | None = lambda: SourceClosed("the connection to Redis isn't open")
+        self._lost: Callable[[], SourceError] | None = _not_open
 
     async def open(self) -> None:
         """Connect and log in, once.
@@ -61,11 +61,11 @@ class Link:
                 self._lost = None
                 await self._log_in(wire)
         except (OSError, ServerRefusal, SourceError) as exc:  # TimeoutError is an OSError
-            self._lose(lambda: SourceClosed("the connection to Redis isn't open"))
+            self._lose(_not_open)
             cause = exc.__cause__ if isinstance(exc, SourceError) and exc.__cause__ is not None else exc
             raise await self._explained(cause) from cause
         except BaseException:
-            self._lose(lambda: SourceClosed("the connection to Redis isn't open"))
+            self._lose(_not_open)
             raise
 
     def raise_if_lost(self) -> None:
@@ -185,3 +185,7 @@ class Link:
         if self._wire is not None:
             self._wire.fail(self._lost)
             self._wire.abort()
+
+
+def _not_open() -> SourceError:
+    return SourceClosed("the connection to Redis isn't open")
