@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from qbridge import __version__
-from qbridge.cli import backends, check, dead, init, move, queues, run, schema, send
+from qbridge.cli.commands import Commands
 from qbridge.cli.ends import end_of
 from qbridge.cli.flags import DebugFlag, examples, wants_debug
 from qbridge.service import ExitCode
@@ -20,6 +20,10 @@ __all__ = ["Application", "app"]
 
 class Application(TyperGroup):
     """The command `qbridge`. Errors are told as plain lines, and each has its exit code."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands: Any = Commands()
 
     def main(self, *args: Any, **settings: Any) -> NoReturn:
         """Parse and run a command line, and end the process."""
@@ -64,17 +68,3 @@ def _root(
     if context.invoked_subcommand is None:
         sys.stderr.write(f"{context.get_help()}\n")
         raise typer.Exit(ExitCode.USAGE)
-
-
-for command, lines in (
-    (run.run, run.EXAMPLES),
-    (check.check, check.EXAMPLES),
-    (send.send, send.EXAMPLES),
-    (queues.queues, queues.EXAMPLES),
-    (move.move, move.EXAMPLES),
-    (backends.backends, backends.EXAMPLES),
-    (schema.schema, schema.EXAMPLES),
-    (init.init, init.EXAMPLES),
-):
-    app.command(epilog=examples(*lines))(command)
-app.add_typer(dead.app, name="dead")

@@ -31,7 +31,7 @@ from qbridge.service import ExitCode
 
 __all__ = ["app"]
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 _ID = "As 'qbridge dead list' shows it."
 
