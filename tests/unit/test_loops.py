@@ -77,6 +77,29 @@ async def test_a_batch_costs_one_wake_up_each_way(bench: LoopBench, monkeypatch:
     assert jobs == bench.ended
 
 
+async def test_a_lone_job_on_an_idle_loop_gets_the_interpreter_at_once(
+    bench: LoopBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The main thread gives way when it has handed over a lone job, and never else: that would cost the others time."""
+    given_way: list[float] = []
+    monkeypatch.setattr(loops, "sleep", given_way.append)
+    thread = await bench.start()
+    holder, opened = await hold(thread)
+    lone = len(given_way)
+
+    jobs = [make_job(coroutine, number) for number in range(3)]
+    thread.submit(jobs[:1])  # beside the holder
+    thread.submit(jobs[1:])
+    opened.set()
+    await bench.until_ended([holder, *jobs])
+    batch = [make_job(coroutine, number) for number in range(2)]
+    thread.submit(batch)
+    await bench.until_ended(batch)
+
+    assert 1 == lone
+    assert 1 == len(given_way)
+
+
 async def test_what_has_not_reached_the_loop_can_be_taken_back(bench: LoopBench) -> None:
     """A recalled job does not run, and gives its place back."""
     thread = await bench.start(concurrency=10)
