@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from qbridge import __version__
+from qbridge.interpreter import uncollected
 
 __all__ = ["main"]
 
@@ -23,8 +24,9 @@ def main() -> None:
         sys.stdout.write(f"qbridge {__version__}\n")
         return
     try:
-        from qbridge.cli.app import app
-        from qbridge.logs import configure_logging
+        with uncollected():
+            from qbridge.cli.app import app
+            from qbridge.logs import configure_logging
     except KeyboardInterrupt:
         sys.exit(130)
     configure_logging("warning", "console")

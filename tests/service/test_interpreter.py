@@ -20,7 +20,7 @@ registry = HandlerRegistry()
 
 @registry.task
 async def look() -> None:
-    print(json.dumps([sys.getswitchinterval(), gc.get_threshold()[0], gc.get_freeze_count() > 0]))
+    print(json.dumps([sys.getswitchinterval(), gc.get_threshold()[0], gc.get_freeze_count() > 0, gc.isenabled()]))
 """
 
 
@@ -36,6 +36,6 @@ def test_the_interpreter_is_set_for_a_worker(service: ServiceFolder, at_import: 
 
     ended = service.run("run", "--burst")
 
-    switch_interval, threshold, is_frozen = json.loads(ended.out)
+    switch_interval, threshold, is_frozen, is_collecting = json.loads(ended.out)
     assert pytest.approx(SWITCH_INTERVAL) == switch_interval
-    assert (young, True) == (threshold, is_frozen)
+    assert (young, True, True) == (threshold, is_frozen, is_collecting)
