@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from math import isfinite
 from typing import Any
@@ -17,7 +17,7 @@ import pydantic_core
 from pydantic import TypeAdapter, ValidationError
 
 from qbridge.errors import UndecodableMessageError, UnsignedMessageError
-from qbridge.message import NAME_PATTERN, TaskMessage
+from qbridge.message import NAME_PATTERN, MessageFields, TaskMessage, fields_of
 from qbridge.signing import SIGNATURE_KEY, Signer
 from qbridge.source import Delivery
 
@@ -32,8 +32,14 @@ _LONGEST_NUMBER, _DEEPEST = 4300, 200
 #: Of a thousand things that are wrong with an envelope so many are told.
 _MOST_PROBLEMS = 10
 
-#: How what `JsonCodec` writes begins, and how much of that is the version.
-_OWN_START, _VERSION_LENGTH = b'{"v":1,"id":', len(b'"v":1,')
+#: Bytes that are too few for levels too deep, of which each takes two brackets.
+_SHORT = 2 * _DEEPEST
+
+#: How what `JsonCodec` writes begins: with the version, and then with the message's own fields.
+_VERSION = b'{"v":%d,' % ENVELOPE_VERSION
+_VERSION_ENDS, _OWN_START = len(_VERSION), _VERSION + b'"id":'
+
+_to_json = pydantic_core.to_json
 
 _read_message = TypeAdapter(TaskMessage).validator.validate_json
 _FIELDS = len(TaskMessage.model_fields)
@@ -69,12 +75,20 @@ class Codec(ABC):
         """
 
     @abstractmethod
-    def encode(self, message: TaskMessage) -> bytes:
-        """Return the bytes of a task message.
+    def write(self, fields: MessageFields) -> bytes:
+        """Return the bytes of the task message with these values.
 
         Raises:
             UndecodableMessageError: The message holds what this codec can't write.
         """
+
+    def write_all(self, messages: Sequence[MessageFields]) -> list[bytes]:
+        """Return the bytes of each message, in order; the errors are those of `write`."""
+        return [self.write(fields) for fields in messages]
+
+    def encode(self, message: TaskMessage) -> bytes:
+        """Return the bytes of a task message; the errors are those of `write`."""
+        return self.write(fields_of(message))
 
 
 class JsonCodec(Codec):
@@ -131,28 +145,43 @@ class JsonCodec(Codec):
             raise UndecodableMessageError(f"envelope doesn't fit: {_TOO_LARGE}")
         return message
 
-    def encode(self, message: TaskMessage) -> bytes:
-        """Return the envelope's bytes; see `Codec.encode`."""
-        if message.enqueued_at is None and self.signer is not None and self.signer.max_age is not None:
+    def write(self, fields: MessageFields) -> bytes:
+        """Return the envelope's bytes; see `Codec.write`."""
+        if self.signer is not None:
+            self._check_time(fields)
+        try:
+            body = _VERSION + _to_json(fields, inf_nan_mode="constants")[1:]
+        except (ValueError, TypeError, RecursionError) as exc:
+            raise _not_json(fields, exc) from exc
+        # Looking for single letters first takes most bodies half the time (0.3 µs, November 2026, CPython 3.11).
+        if len(body) >= _SHORT or b"N" in body or b"I" in body:
+            _check_readable(body, fields["task"])
+        return body if self.signer is None else self.signer.sign(body)
+
+    def write_all(self, messages: Sequence[MessageFields]) -> list[bytes]:
+        """Return the envelopes of messages; see `Codec.write_all`."""
+        if self.signer is not None:
+            return [self.write(fields) for fields in messages]
+        # The letters are looked for in all of them at once.
+        bodies: list[bytes] = []
+        append = bodies.append
+        try:
+            for fields in messages:
+                append(_VERSION + _to_json(fields, inf_nan_mode="constants")[1:])
+        except (ValueError, TypeError, RecursionError) as exc:
+            raise _not_json(fields, exc) from exc
+        if max(map(len, bodies), default=0) >= _SHORT or b"N" in (whole := b"".join(bodies)) or b"I" in whole:
+            for body, fields in zip(bodies, messages, strict=True):
+                _check_readable(body, fields["task"])
+        return bodies
+
+    def _check_time(self, fields: MessageFields) -> None:
+        assert self.signer is not None
+        if fields["enqueued_at"] is None and self.signer.max_age is not None:
             raise UndecodableMessageError(
-                f"message {message.id!r} has no enqueued_at, without which nobody can tell whether it is over "
+                f"message {fields['id']!r} has no enqueued_at, without which nobody can tell whether it is over "
                 "signing.max_age"
             )
-        envelope = {
-            "v": ENVELOPE_VERSION,
-            "id": message.id,
-            "task": message.task,
-            "args": message.args,
-            "kwargs": message.kwargs,
-            "headers": message.headers,
-            "enqueued_at": message.enqueued_at,
-        }
-        try:
-            body = pydantic_core.to_json(envelope, inf_nan_mode="constants")
-        except (ValueError, TypeError, RecursionError) as exc:
-            raise UndecodableMessageError(f"arguments of task {message.task!r} are not JSON: {exc}") from exc
-        _check_readable(body, message.task)
-        return body if self.signer is None else self.signer.sign(body)
 
 
 class RawCodec(Codec):
@@ -186,27 +215,27 @@ class RawCodec(Codec):
             enqueued_at=delivery.enqueued_at,
         )
 
-    def encode(self, message: TaskMessage) -> bytes:
+    def write(self, fields: MessageFields) -> bytes:
         """Return the one argument: bytes as they are, text too unless it reads as JSON, everything else as JSON."""
-        if message.task != self.task:
+        task, args, kwargs = fields["task"], fields["args"], fields["kwargs"]
+        if task != self.task:
             raise UndecodableMessageError(
-                f"a raw queue carries only task {self.task!r}, not {message.task!r}: send it to another queue"
+                f"a raw queue carries only task {self.task!r}, not {task!r}: send it to another queue"
             )
-        if len(message.args) != 1 or message.kwargs:
+        if len(args) != 1 or kwargs:
             raise UndecodableMessageError(
-                f"a raw queue carries one positional argument, not {len(message.args)} positional and "
-                f"{len(message.kwargs)} named ones"
+                f"a raw queue carries one positional argument, not {len(args)} positional and {len(kwargs)} named ones"
             )
-        payload = message.args[0]
+        payload = args[0]
         if isinstance(payload, bytes):
             return bytes(payload)
         try:
             if isinstance(payload, str) and not _is_json(text := payload.encode()):
                 return text
-            body = pydantic_core.to_json(payload, inf_nan_mode="constants")
+            body = _to_json(payload, inf_nan_mode="constants")
         except (ValueError, TypeError, RecursionError) as exc:
-            raise UndecodableMessageError(f"the argument of task {message.task!r} is not JSON: {exc}") from exc
-        _check_readable(body, message.task)
+            raise UndecodableMessageError(f"the argument of task {task!r} is not JSON: {exc}") from exc
+        _check_readable(body, task)
         return body
 
 
@@ -230,11 +259,15 @@ def _read_own(body: bytes) -> TaskMessage | None:
     other way, which has the words for it.
     """
     try:
-        message = _read_message(b"{" + body[1 + _VERSION_LENGTH :])
+        message = _read_message(b"{" + body[_VERSION_ENDS:])
     except ValidationError:
         return None
     is_whole = len(message.__pydantic_fields_set__) == _FIELDS and message.enqueued_at is not None
     return message if is_whole and not _holds_infinity(message) else None
+
+
+def _not_json(fields: MessageFields, exc: Exception) -> UndecodableMessageError:
+    return UndecodableMessageError(f"arguments of task {fields['task']!r} are not JSON: {exc}")
 
 
 def _holds_infinity(message: TaskMessage) -> bool:
@@ -272,10 +305,6 @@ def _check_readable(body: bytes, task: str) -> None:
 
     Reading takes half as long as writing, so it is tried only where there may be a reason.
     """
-    # What is this short can't be nested that deep, as each level takes two brackets. Looking for single letters first
-    # halves the time that most bodies take (0.6 µs to 0.3, November 2026, CPython 3.11).
-    if len(body) < 2 * _DEEPEST and b"N" not in body and b"I" not in body:
-        return
     has_constant = b"NaN" in body or b"Infinity" in body
     if not has_constant and len(body) <= _LONGEST_NUMBER and body.count(b"[") + body.count(b"{") < _DEEPEST:
         return

@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 import os
+import re
 import time
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Annotated, Any, TypedDict, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["NAME_PATTERN", "TaskMessage", "new_message_id"]
+__all__ = ["NAME_PATTERN", "MessageFields", "TaskMessage", "fields_of", "fields_of_call", "new_message_id"]
 
 #: What a task, queue or loop group may be called. Braces would break Redis hash tags, blanks every log line.
 NAME_PATTERN = r"^[A-Za-z0-9_.:\-]{1,128}$"
 
 
+#: Ids that are drawn from the system at once, and those that are left of them.
+_IDS_DRAWN = 64
+_ids: list[str] = []
+
+
 def new_message_id() -> str:
-    """Return a fresh message id: 32 hexadecimal digits, random."""
-    # Four times as fast as uuid4().hex (0.5 µs against 2.0, November 2026, CPython 3.11).
-    return os.urandom(16).hex()
+    """Return a fresh message id: 32 hexadecimal digits, random. Called from any thread."""
+    # Drawn singly an id takes 0.5 µs, like this 0.15, and uuid4().hex 2.0 (November 2026, CPython 3.11).
+    try:
+        return _ids.pop()
+    except IndexError:
+        first, *others = os.urandom(16 * _IDS_DRAWN).hex(" ", 16).split()
+        _ids.extend(others)
+        return first
+
+
+# A child has its parent's memory, and would give the same ids to other messages.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_ids.clear)
 
 
 class TaskMessage(BaseModel):
@@ -41,3 +59,46 @@ class TaskMessage(BaseModel):
     kwargs: dict[str, Any] = Field(default_factory=dict)
     headers: dict[str, str] = Field(default_factory=dict)
     enqueued_at: Annotated[float, Field(allow_inf_nan=False)] | None = Field(default_factory=time.time)
+
+
+class MessageFields(TypedDict):
+    """The values of a `TaskMessage`, known to be valid: what a codec writes. In the order of the fields."""
+
+    id: str
+    task: str
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    headers: Mapping[str, str]
+    enqueued_at: float | None
+
+
+def fields_of(message: TaskMessage) -> MessageFields:
+    """Return the values of a message; the message's own dictionary, not a copy."""
+    values = message.__dict__
+    if type(message) is not TaskMessage:  # may have more of them
+        values = {name: values[name] for name in TaskMessage.model_fields}
+    return cast("MessageFields", values)
+
+
+def fields_of_call(task: str, args: Sequence[Any], kwargs: dict[str, Any], headers: dict[str, str]) -> MessageFields:
+    """Return the values of a fresh message, without making one where nothing has to be validated.
+
+    Raises:
+        pydantic.ValidationError: The name or the headers are not what a `TaskMessage` may have.
+    """
+    if headers or type(task) is not str or not _is_name(task):
+        return fields_of(TaskMessage(task=task, args=list(args), kwargs=kwargs, headers=headers))
+    # 0.4 µs against 1.9 for a model (November 2026, CPython 3.11).
+    return {
+        "id": new_message_id(),
+        "task": task,
+        "args": args,
+        "kwargs": kwargs,
+        "headers": headers,
+        "enqueued_at": time.time(),
+    }
+
+
+@lru_cache(maxsize=1024)
+def _is_name(task: str) -> bool:
+    return re.fullmatch(NAME_PATTERN, task) is not None

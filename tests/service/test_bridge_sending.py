@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 
 import pytest
 
@@ -12,6 +13,7 @@ from qbridge import (
     QBridge,
     SourceFull,
     TaskContext,
+    TaskMessage,
     UndecodableMessageError,
     UnknownQueueError,
 )
@@ -98,6 +100,37 @@ async def test_a_message_that_cannot_be_sent_is_refused_before_the_broker() -> N
             await bridge.send("any", delay=-1)
 
         assert (0, 0, 0, 0) == await left_in(bridge)
+
+
+async def test_one_bad_message_among_many_sends_none() -> None:
+    """What can't be sent is seen before the broker gets anything, also of messages that are made as they are sent."""
+
+    def make() -> Iterator[TaskMessage]:
+        for number in range(1_500):
+            yield TaskMessage(task="any", args=[object() if number == 1_400 else number])
+
+    async with QBridge(queues={"default": MEMORY}) as bridge:
+        with pytest.raises(UndecodableMessageError, match=r"arguments of task 'any' are not JSON"):
+            await bridge.send_many(make())
+        with pytest.raises(UndecodableMessageError, match=r"arguments of task 'any' are not JSON"):
+            await asyncio.to_thread(lambda: asyncio.run(bridge.send_many(make())))
+
+        assert (0, 0, 0, 0) == await left_in(bridge)
+
+
+async def test_many_messages_get_their_ids_in_order() -> None:
+    """The ids are those of the messages, from the bridge's own loop and from others, where it is the first send too."""
+    async with QBridge(queues={"default": MEMORY}) as bridge:
+        far = await asyncio.to_thread(
+            lambda: asyncio.run(bridge.send_many(TaskMessage(id=f"far-{n}", task="any") for n in range(3)))
+        )
+        near = await bridge.send_many([TaskMessage(id=f"near-{n}", task="any") for n in range(3)])
+        none = await bridge.send_many([])
+        async with bridge.source() as source:
+            arrived = [delivery.message_id for delivery in await source.receive(10, 0)]
+
+    assert [*far, *near, *none] == arrived
+    assert ["far-0", "far-1", "far-2", "near-0", "near-1", "near-2"] == arrived
 
 
 async def test_headers_travel_beside_a_raw_body_or_are_refused() -> None:

@@ -6,12 +6,14 @@ import json
 import math
 from typing import Any
 
+import pydantic_core
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qbridge import Delivery, TaskMessage, UndecodableMessageError
 from qbridge.codec import JsonCodec, RawCodec, RawPayload
+from qbridge.message import fields_of
 
 JSON_VALUES: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -220,6 +222,29 @@ def test_an_argument_that_json_can_t_hold_is_refused(value: object, text: str) -
         JsonCodec().encode(TaskMessage(id="id", task="a", args=[value]))
 
     assert text == str(refusal.value)
+
+
+@pytest.mark.parametrize(("value", "text"), UNWRITABLE, ids=range(len(UNWRITABLE)))
+def test_one_of_many_that_json_can_t_hold_is_refused(value: object, text: str) -> None:
+    """The one message among others that can't be written is told of in the same words."""
+    messages = [fields_of(TaskMessage(id="id", task=task, args=[arg])) for task, arg in (("b", 1), ("a", value))]
+
+    with pytest.raises(UndecodableMessageError) as refusal:
+        JsonCodec().write_all([*messages, messages[0]])
+
+    assert text == str(refusal.value)
+
+
+@settings(max_examples=100, deadline=None)
+@given(calls=st.lists(st.tuples(st.lists(JSON_VALUES, max_size=2), st.dictionaries(st.text(), st.text(), max_size=2))))
+def test_many_are_written_like_each(calls: list[tuple[list[Any], dict[str, str]]]) -> None:
+    """A message has the same bytes whether it is written alone or with others: those of the documented object."""
+    messages = [TaskMessage(task="pay", args=args, headers=headers) for args, headers in calls]
+
+    bodies = JsonCodec().write_all([fields_of(message) for message in messages])
+
+    assert [JsonCodec().encode(message) for message in messages] == bodies
+    assert [pydantic_core.to_json({"v": 1} | message.model_dump()) for message in messages] == bodies
 
 
 def test_a_list_that_holds_itself_is_refused() -> None:

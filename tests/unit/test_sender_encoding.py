@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from qbridge import MessageTooLargeError, Outgoing, TaskMessage, UndecodableMessageError
 from qbridge.codec import JsonCodec, RawCodec
+from qbridge.message import MessageFields, fields_of
 from qbridge.sender import Sender
 from qbridge_memory import MemoryBroker
 from tests.support.scripted_source import ScriptedSource
@@ -20,8 +22,8 @@ class DelaylessSource(ScriptedSource):
     capabilities = dataclasses.replace(ScriptedSource.capabilities, delay=False, headers=False)
 
 
-def _message(*args: object, task: str = "pay", headers: dict[str, str] | None = None) -> TaskMessage:
-    return TaskMessage(id="m1", task=task, args=list(args), headers=headers or {}, enqueued_at=None)
+def _message(*args: object, task: str = "pay", headers: dict[str, str] | None = None) -> MessageFields:
+    return fields_of(TaskMessage(id="m1", task=task, args=list(args), headers=headers or {}, enqueued_at=None))
 
 
 def test_a_message_is_encoded_with_its_id_and_delay() -> None:
@@ -44,6 +46,29 @@ def test_the_size_limit_is_that_of_the_body() -> None:
 
     assert 200 == len(full.body)
     assert (201, 200) == (refusal.value.size, refusal.value.limit)
+
+
+def test_messages_are_encoded_as_they_are_made() -> None:
+    """A program that makes messages one by one has no more than some of them at once; their order is kept."""
+
+    class Text(str):
+        __slots__ = ("__weakref__",)
+
+    made: list[weakref.ref[Text]] = []
+    most = 0
+
+    def make() -> Iterator[MessageFields]:
+        nonlocal most
+        for number in range(1_000):
+            text = Text(number)
+            made.append(weakref.ref(text))
+            most = max(most, sum(ref() is not None for ref in made))
+            yield fields_of(TaskMessage(id=f"m{number}", task="pay", args=[text]))
+
+    ready = _sender().encode(make(), 0.0)
+
+    assert [f"m{number}" for number in range(1_000)] == [outgoing.message_id for outgoing in ready]
+    assert 1 <= most <= 100
 
 
 @pytest.mark.parametrize(
@@ -84,7 +109,7 @@ def test_what_the_queue_can_t_take_is_refused(
     assert text == str(refusal.value)
 
 
-def _encode(message: TaskMessage, delay: float, *, raw: bool = False) -> list[Outgoing]:
+def _encode(message: MessageFields, delay: float, *, raw: bool = False) -> list[Outgoing]:
     source = DelaylessSource(MemoryBroker())
     codec = RawCodec("pay") if raw else JsonCodec()
     return Sender("orders", source, codec=codec, max_message_size=200).encode([message], delay)
