@@ -36,9 +36,9 @@ if TYPE_CHECKING:
         UnknownTaskError,
         UnsignedMessageError,
     )
+    from qbridge.event_hub import EventHub
     from qbridge.events import (
         Event,
-        EventHub,
         LeaseLost,
         LoopBlocked,
         LoopFreed,
@@ -178,9 +178,9 @@ _MODULE_OF = {
             "UnknownTaskError",
             "UnsignedMessageError",
         ),
+        "event_hub": ("EventHub",),
         "events": (
             "Event",
-            "EventHub",
             "LeaseLost",
             "LoopBlocked",
             "LoopFreed",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from qbridge.codec import Codec
 from qbridge.errors import UndecodableMessageError, UnsignedMessageError
-from qbridge.events import EventHub, TaskFinished
+from qbridge.event_hub import EventHub
 from qbridge.execution import Job
 from qbridge.intake import Intake
 from qbridge.journal import outcome_of
@@ -111,6 +111,8 @@ class Admission:
     def _settle_unread(self, intake: Intake, settlement: Settlement, message: TaskMessage | None) -> None:
         intake.settle(settlement)
         if self._events.active:
+            from qbridge.events import TaskFinished
+
             self._events.emit(
                 TaskFinished(
                     queue=intake.queue,

@@ -16,7 +16,7 @@ from qbridge.config import Config, build_config
 from qbridge.discovery import installed_backends
 from qbridge.dispatcher import DrainReport
 from qbridge.errors import BridgeStateError, ConfigError, SourceUnavailable, UnknownQueueError
-from qbridge.events import EventHub
+from qbridge.event_hub import EventHub
 from qbridge.message import MessageFields, TaskMessage, fields_of, fields_of_call
 from qbridge.registry import HandlerRegistry
 from qbridge.sender import SEND_TIMEOUT, Sender

@@ -14,7 +14,7 @@ from qbridge.admission import Admission, Route
 from qbridge.calls import any_within
 from qbridge.draining import DrainReport, DrainTally
 from qbridge.endings import Endings
-from qbridge.events import EventHub, LeaseLost, TimeoutIgnored
+from qbridge.event_hub import EventHub
 from qbridge.execution import CancelReason, Job, failed
 from qbridge.intake import RECEIVE_WAIT, Intake
 from qbridge.journal import identity, log_failure
@@ -158,6 +158,8 @@ class Dispatcher:
     def lose(self, job: Job) -> None:
         """Cancel the handler of a delivery whose lease is lost; nothing is settled (`Consumer.lose`)."""
         if self._events.active:
+            from qbridge.events import LeaseLost
+
             self._events.emit(LeaseLost(queue=job.queue, task=job.message.task, message_id=job.message.id))
         if self._endings.drain is not None:
             self._endings.drain.lost += 1
@@ -177,6 +179,8 @@ class Dispatcher:
         job.owner.counts.overtimes += 1
         log.warning("handler ignores its timeout, its attempt has failed and it runs on", extra=identity(job))
         if self._events.active:
+            from qbridge.events import TimeoutIgnored
+
             event = TimeoutIgnored(queue=job.queue, task=job.message.task, message_id=job.message.id, ran=ran)
             self._events.emit(event)
         ended = overdue(job, ran)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from qbridge.draining import DrainTally
-from qbridge.events import EventHub
+from qbridge.event_hub import EventHub
 from qbridge.execution import Job
 from qbridge.journal import ending, finished_event, identity, log_failure
 from qbridge.returns import settlement_for

@@ -1,19 +1,16 @@
-"""What the engine tells the outside: metrics, tracing and logs listen here.
+"""What the engine tells the outside: metrics, tracing and logs listen to this.
 
-Events are made only while somebody listens, on the worker's main thread, after the fact. A listener must be quick and
-must not raise; one that raises is logged once and dropped.
+Events are made only while somebody listens, on the worker's main thread, after the fact. Who makes one imports it
+there and then, so that a worker without listeners starts without this module.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 __all__ = [
     "Event",
-    "EventHub",
     "LeaseLost",
     "LoopBlocked",
     "LoopFreed",
@@ -25,8 +22,6 @@ __all__ = [
     "TimeoutIgnored",
     "WorkerDrained",
 ]
-
-log = logging.getLogger(__name__)
 
 TaskOutcome = Literal["done", "retried", "released", "dead_lettered", "lost"]
 
@@ -172,33 +167,3 @@ Event = (
     | TimeoutIgnored
     | WorkerDrained
 )
-
-
-class EventHub:
-    """Hands events to those who listen. Belongs to the main thread; costs one attribute look-up when nobody listens."""
-
-    def __init__(self) -> None:
-        self._listeners: tuple[Callable[[Event], None], ...] = ()
-        #: Whether anybody listens; emitters ask before they make an event.
-        self.active = False
-
-    def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:
-        """Call `listener` with each event from here on; returns the function that ends it."""
-        self._listeners = (*self._listeners, listener)
-        self.active = True
-        return lambda: self._drop(listener)
-
-    def emit(self, event: Event) -> None:
-        """Hand an event to every listener, in the order in which they subscribed."""
-        for listener in self._listeners:
-            try:
-                listener(event)
-            except KeyboardInterrupt:  # somebody at the keyboard, not the listener
-                raise
-            except BaseException:  # a listener must not end the worker, not even with SystemExit
-                log.exception("an event listener failed and is dropped", extra={"listener": repr(listener)})
-                self._drop(listener)
-
-    def _drop(self, listener: Callable[[Event], None]) -> None:
-        self._listeners = tuple(known for known in self._listeners if known is not listener)
-        self.active = bool(self._listeners)

@@ -27,7 +27,7 @@ from qbridge.calls import any_within, call_within, run_until_one_ends
 from qbridge.claiming import Claiming
 from qbridge.counts import QueueCounts
 from qbridge.errors import SourceClosed, SourceMisconfigured, SourceUnavailable
-from qbridge.events import EventHub
+from qbridge.event_hub import EventHub
 from qbridge.execution import Job
 from qbridge.leases import Leases
 from qbridge.outages import Outages

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from qbridge.events import TaskFinished, TaskOutcome
 from qbridge.execution import Job
 from qbridge.source import Action, Settlement
+
+if TYPE_CHECKING:
+    from qbridge.events import TaskFinished, TaskOutcome
 
 __all__ = ["ending", "finished_event", "identity", "log_failure", "outcome_of"]
 
@@ -57,6 +59,8 @@ def log_failure(job: Job, settlement: Settlement) -> None:
 
 def finished_event(job: Job) -> TaskFinished:
     """Return the event for a job that a loop thread has handed back."""
+    from qbridge.events import TaskFinished
+
     settlement = job.settlement
     return TaskFinished(
         queue=job.queue,

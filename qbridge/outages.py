@@ -7,7 +7,7 @@ import math
 from time import monotonic
 
 from qbridge.errors import SourceError
-from qbridge.events import EventHub, SourceLost, SourceReady, SourceStalled
+from qbridge.event_hub import EventHub
 from qbridge.progress import SourceStalledError
 
 __all__ = ["Outages"]
@@ -57,6 +57,8 @@ class Outages:
                 exc_info=unexpected,
             )
         if self._events.active:
+            from qbridge.events import SourceLost, SourceStalled
+
             if stall:
                 self._events.emit(SourceStalled(queue=self._queue, ready=stall.ready, idle=stall.seconds))
             self._events.emit(SourceLost(queue=self._queue, error=error, delay=delay))
@@ -74,4 +76,6 @@ class Outages:
         self._was_ready = True
         self._lost_at, self._is_told = None, False
         if self._events.active:
+            from qbridge.events import SourceReady
+
             self._events.emit(SourceReady(queue=self._queue, outage=outage))

@@ -15,7 +15,7 @@ from time import monotonic, process_time
 from typing import Any, Protocol
 
 from qbridge import loops
-from qbridge.events import EventHub, LoopBlocked, LoopFreed, LoopReplaced
+from qbridge.event_hub import EventHub
 from qbridge.execution import Job
 from qbridge.journal import identity
 from qbridge.loops import LoopGroup, LoopThread
@@ -195,6 +195,8 @@ class Watchdog:
         known = identity(sight.suspects[0]) if len(sight.suspects) == 1 else {}
         log.warning("a handler blocks its loop", extra=fields | known | {"stack": sight.stack})
         if self._events.active:
+            from qbridge.events import LoopBlocked
+
             self._events.emit(
                 LoopBlocked(
                     loop_thread=thread.name,
@@ -210,11 +212,15 @@ class Watchdog:
         thread.is_blocked = False
         log.info("a loop is no longer blocked", extra={"loop_thread": thread.name, "seconds": round(seconds, 3)})
         if self._events.active:
+            from qbridge.events import LoopFreed
+
             self._events.emit(LoopFreed(loop_thread=thread.name, seconds=seconds))
         self._keeper.redeal(thread)
 
     async def _replace(self, thread: LoopThread, group: LoopGroup, watch: _Watch) -> None:
         """Give a loop thread up, once there is another one in its place."""
+        from qbridge.events import LoopReplaced
+
         successor: LoopThread | None = None
         if not self._keeper.is_draining:
             if len(group.fenced) >= MAX_FENCED:

@@ -14,7 +14,7 @@ from qbridge.calls import call_within
 from qbridge.config import Config, LoopConfig
 from qbridge.dispatcher import Dispatcher, DrainReport
 from qbridge.errors import SourceError
-from qbridge.events import EventHub, WorkerDrained
+from qbridge.event_hub import EventHub
 from qbridge.execution import Job
 from qbridge.intake import RECEIVE_WAIT, Intake
 from qbridge.loops import LoopGroup, LoopThread
@@ -277,6 +277,8 @@ class Worker:
             },
         )
         if self._events.active:
+            from qbridge.events import WorkerDrained
+
             self._events.emit(
                 WorkerDrained(finished=report.finished, released=report.released, abandoned=report.abandoned)
             )

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from qbridge import Delivery, Outgoing, SourceUnavailable
-from qbridge.events import Event, EventHub
+from qbridge.event_hub import EventHub
+from qbridge.events import Event
 from qbridge.execution import Job
 from qbridge.intake import Intake
 from qbridge_memory import MemoryBroker, MemorySource

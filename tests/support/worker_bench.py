@@ -12,7 +12,8 @@ from qbridge import HandlerRegistry, Outgoing, RetryPolicy, TaskMessage
 from qbridge.admission import Route
 from qbridge.codec import Codec, JsonCodec
 from qbridge.dispatcher import Dispatcher, DrainReport
-from qbridge.events import Event, EventHub, TaskFinished
+from qbridge.event_hub import EventHub
+from qbridge.events import Event, TaskFinished
 from qbridge.execution import Job
 from qbridge.intake import Intake
 from qbridge.loops import LoopGroup, LoopThread

@@ -9,7 +9,8 @@ import pytest
 from qbridge import Action, Delivery, HandlerRegistry, RetryPolicy, TaskMessage
 from qbridge.admission import Admission, Route
 from qbridge.codec import JsonCodec
-from qbridge.events import Event, EventHub, TaskFinished
+from qbridge.event_hub import EventHub
+from qbridge.events import Event, TaskFinished
 from qbridge.intake import Intake
 from qbridge.signing import Signer
 from qbridge_memory import MemoryBroker

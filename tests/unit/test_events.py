@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from qbridge.events import Event, EventHub, SourceReady
+from qbridge.event_hub import EventHub
+from qbridge.events import Event, SourceReady
 
 FIRST, SECOND = SourceReady(queue="a", outage=0.0), SourceReady(queue="b", outage=1.5)
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from qbridge import Outgoing, intake
-from qbridge.events import EventHub
+from qbridge.event_hub import EventHub
 from qbridge.intake import Intake, IntakeState
 from qbridge_memory import MemoryBroker
 from tests.support.intake_bench import GONE, IntakeBench, Sink, log_lines

@@ -9,7 +9,7 @@ import pytest
 from qbridge import Action, Delivery, HandlerRegistry, Outgoing, TaskMessage, intake, returns
 from qbridge.codec import JsonCodec
 from qbridge.endings import Endings
-from qbridge.events import EventHub
+from qbridge.event_hub import EventHub
 from qbridge.returns import Returns
 from qbridge_memory import ManualClock
 from tests.support.faulty_sources import TiedSource
