@@ -32,8 +32,8 @@ HEARTBEAT = 0.5
 
 #: Seconds that the main thread sleeps after it has handed a lone job to an idle loop, so that the loop gets the
 #: interpreter as soon as it has woken, and not when the main thread has nothing more to do. From a send to the
-#: handler's start it took 0.89 instead of 1.07 ms on Redis (November 2026, CPython 3.11, medians of four runs in turns);
-#: the kernel makes some 50 µs of it.
+#: handler's start it took 0.89 instead of 1.07 ms on Redis (November 2026, CPython 3.11, medians of four runs in
+#: turns); the kernel makes some 50 µs of it.
 _GIVE_WAY = 1e-6
 
 #: Seconds that background tasks, async generators and busy threads get when a loop ends, each of these.

@@ -30,6 +30,9 @@ USUAL_WORKLOADS = {"drain": 3, "enqueue_concurrent": 1, "enqueue_bulk": 1, "late
 OWN = "qbridge"
 LIMITS = "limits"
 
+#: The system that is none: what brokers and clients need at least.
+BARE = "bare"
+
 
 def known_systems() -> list[System]:
     """Return all systems of `benchmarks.systems`."""
@@ -121,7 +124,7 @@ def _chosen(
         _see_that_known(systems, [name for system, variant in pairs for name in (system.name, variant.key)], "system")
         wanted = {OWN, *systems}
     elif fastest_only:
-        wanted = {OWN, *(key for keys in FASTEST.values() for key in keys)}
+        wanted = {OWN, BARE, *(key for keys in FASTEST.values() for key in keys)}
     else:
         wanted = {system.name for system, _ in pairs}
     return tuple(

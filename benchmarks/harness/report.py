@@ -136,7 +136,7 @@ def workload_table(told: Mapping[str, Any], name: str) -> str:
             rows.append(
                 [
                     shown,
-                    f"{result['key']} {variant['version']}",
+                    f"{result['key']} {variant['version']}".rstrip(),
                     *(_shown(result, figure) for figure in figures),
                     times,
                     _remarks(variant["guarantee"], result),

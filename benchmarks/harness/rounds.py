@@ -140,7 +140,7 @@ def _tried(title: str, measure: Callable[[], Mapping[str, float]]) -> dict[str, 
 def _told(system: System, variant: Variant) -> dict[str, Any]:
     return {
         "system": system.name,
-        "version": system.version or version(system.distribution),
+        "version": system.version or (version(system.distribution) if system.distribution else ""),
         "broker": variant.broker,
         "guarantee": variant.guarantee,
         "settings": variant.settings,

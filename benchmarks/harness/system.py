@@ -130,7 +130,7 @@ class System:
 
     Args:
         name: Name of its package here.
-        distribution: Name of the distribution whose version tables show.
+        distribution: Name of the distribution whose version tables show; empty if there is none.
         requirements: Pins like `name==version`, all that its virtual environment needs.
         variants: How it is run, at most one per key.
         app: The module with its handlers and `open_sender`.

@@ -13,23 +13,27 @@ from typing import Any
 
 from benchmarks.harness.system import EVERY_WORKLOAD, Command, Setting, System, Variant
 
-__all__ = ["SYSTEM", "configuration", "queue_keys"]
+__all__ = ["CLASSIC", "SYSTEM", "configuration", "queue_keys"]
 
 READ_AHEAD = 300
+
+#: RabbitMQ with classic queues.
+CLASSIC = "rabbitmq-classic"
 
 _SENT_APART = EVERY_WORKLOAD | {"enqueue_bulk", "cpu_neighbour"}
 
 
 def queue_keys(broker: str, url: str, name: str) -> dict[str, Any]:
-    """Return the keys of a queue of this name on the measured broker."""
+    """Return the keys of a queue of this name on the measured broker, or on `CLASSIC`."""
     own: dict[str, dict[str, Any]] = {
         "redis": {"url": url, "key": name},
         "rabbitmq": {"url": url, "queue": name},
+        CLASSIC: {"url": url, "queue": name, "queue_type": "classic"},
         "sqlite": {"path": url},
         "memory": {},
     }
     # Over the default of 1 MiB, as the envelope of a payload of 1 MiB is larger.
-    return {"backend": broker, "max_message_size": "2MiB"} | own[broker]
+    return {"backend": broker.partition("-")[0], "max_message_size": "2MiB"} | own[broker]
 
 
 def configuration(broker: str, setting: Setting, *, read_ahead: int = 0) -> dict[str, Any]:
@@ -105,6 +109,15 @@ SYSTEM = System(
             "qbridge-sqlite",
             "one file",
             guarantee="at least once (30 s lease, renewed), synchronous=FULL",
+            tasks=40_000,
+        ),
+        Variant(
+            key="qbridge-rabbitmq-classic",
+            broker="rabbitmq",
+            guarantee="at least once, classic queue, publisher confirms",
+            settings=f"classic queue, uvloop, {READ_AHEAD} read ahead",
+            worker=lambda setting: _worker(CLASSIC, setting),
+            workloads=frozenset({"drain", "latency"}),
             tasks=40_000,
         ),
         Variant(

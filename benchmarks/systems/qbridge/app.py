@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from benchmarks.harness import recorder
-from benchmarks.systems.qbridge import queue_keys
+from benchmarks.systems.qbridge import CLASSIC, queue_keys
 from qbridge import HandlerRegistry, QBridge, RetryPolicy, TaskMessage
 
 registry = HandlerRegistry()
@@ -68,7 +68,8 @@ class BridgeSender:
     """Sends through a `QBridge` that doesn't run; `crunch` goes to a queue of its own."""
 
     def __init__(self) -> None:
-        broker, url = os.environ["BENCH_BROKER"], os.environ["BENCH_URL"]
+        is_classic = os.environ["BENCH_VARIANT"].endswith(CLASSIC)
+        broker, url = CLASSIC if is_classic else os.environ["BENCH_BROKER"], os.environ["BENCH_URL"]
         self._bridge = QBridge(
             queues={
                 "default": queue_keys(broker, url, "bench"),
