@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from time import monotonic
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from qbridge.backend import Backend
 from qbridge.config import Config, build_config
@@ -20,11 +20,13 @@ from qbridge.event_hub import EventHub
 from qbridge.message import MessageFields, TaskMessage, fields_of, fields_of_call
 from qbridge.registry import HandlerRegistry
 from qbridge.sender import SEND_TIMEOUT, Sender
-from qbridge.snapshot import WorkerSnapshot
 from qbridge.source import Outgoing, QueueSource
 from qbridge.units import format_duration
 from qbridge.watchdog import LoopHealth
 from qbridge.worker import Worker
+
+if TYPE_CHECKING:
+    from qbridge.snapshot import WorkerSnapshot
 
 __all__ = ["QBridge"]
 

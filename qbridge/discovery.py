@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from qbridge.backend import Backend, BackendOptions
 from qbridge.errors import BackendNotFoundError, nearest_name_hint
@@ -48,8 +47,7 @@ _OTHER_NAMES: Mapping[str, str] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BackendStatus:
+class BackendStatus(NamedTuple):
     """One backend, as `qbridge backends` lists it.
 
     Attributes:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from qbridge.condition import Condition
 from qbridge.config import ProbesConfig
+
+if TYPE_CHECKING:
+    from qbridge.condition import Condition
 
 __all__ = ["PERIOD", "Probes", "probes_of"]
 

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, MutableMapping
-from dataclasses import dataclass
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 from qbridge.source import Action, Delivery, Settlement
 
@@ -27,8 +26,7 @@ MAX_REMEMBERED = 5000
 REMEMBERED_FOR = 600.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Ending:
+class _Ending(NamedTuple):
     """How a message ended here, without its body."""
 
     attempt: int

@@ -15,7 +15,6 @@ from time import monotonic
 from types import FrameType
 
 from qbridge.bridge import QBridge
-from qbridge.condition import Condition, WorkerView
 from qbridge.config import Config
 from qbridge.dispatcher import DrainReport
 from qbridge.dumps import stack_dumps
@@ -102,7 +101,7 @@ class Service:
         """
         worker = None if self._lifeline is None else self._lifeline.slot
         configure_logging(self._config.logging.level, self._config.logging.format, worker=worker)
-        if self._lifeline is None and (self._config.processes > 1 or self._config.recycle.is_active):
+        if self._lifeline is None and self._config.has_several_processes:
             log.warning("processes and recycle are for 'qbridge run', this is a single process")
         tune()
         implementations = {loops.implementation for loops in self._config.loops.values()}
@@ -199,6 +198,8 @@ class Service:
 
 async def _tell(probes: Probes, bridge: QBridge) -> None:
     """Publish what probes are answered with, until cancelled."""
+    from qbridge.condition import Condition, WorkerView
+
     while True:
         now = monotonic()
         probes.publish(Condition(at=now, workers=(WorkerView(number=1, snapshot=bridge.snapshot, seen_at=now),)))

@@ -8,8 +8,8 @@ import sys
 import traceback
 from collections.abc import Iterable
 from contextvars import Context
-from dataclasses import dataclass
 from types import FrameType
+from typing import NamedTuple
 
 from qbridge.execution import MESSAGE_ID, Executor, Job
 from qbridge.source import MAX_ERROR_LENGTH
@@ -20,8 +20,7 @@ __all__ = ["Sight", "jobs_on_threads", "look"]
 _CALLERS = frozenset({Executor._run.__code__, Executor._call.__code__})
 
 
-@dataclass(frozen=True, slots=True)
-class Sight:
+class Sight(NamedTuple):
     """What a loop thread was doing when it was looked at.
 
     Attributes:

@@ -24,7 +24,7 @@ from qbridge.probes import Probes, probes_of
 from qbridge.service import ExitCode
 from qbridge.snapshot import WorkerSnapshot
 
-__all__ = ["SILENCE", "Supervisor", "needs_supervisor", "queues_of_one_process"]
+__all__ = ["SILENCE", "Supervisor", "queues_of_one_process"]
 
 log = logging.getLogger(__name__)
 
@@ -65,14 +65,9 @@ class _Slot:
     told: WorkerView | None = None
 
 
-def needs_supervisor(config: Config) -> bool:
-    """Return whether a service is more than one process in its life."""
-    return config.processes > 1 or config.recycle.is_active
-
-
 def queues_of_one_process(config: Config) -> Iterator[str]:
     """Yield what is wrong with queues that live in one process, in a service that has more."""
-    if not needs_supervisor(config):
+    if not config.has_several_processes:
         return
     for name, queue in config.queues.items():
         if not queue.provider.capabilities.shared:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from time import monotonic, process_time
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from qbridge import loops
 from qbridge.event_hub import EventHub
@@ -41,8 +41,7 @@ _MOST = 0.5
 _MAX_NAMED = 5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoopLimits:
+class LoopLimits(NamedTuple):
     """What the loops of a group are held to.
 
     Attributes:

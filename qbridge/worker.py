@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qbridge.admission import Route
 from qbridge.calls import call_within
@@ -20,9 +20,11 @@ from qbridge.intake import RECEIVE_WAIT, Intake
 from qbridge.loops import LoopGroup, LoopThread
 from qbridge.registry import HandlerRegistry
 from qbridge.retry_budget import RetryBudget
-from qbridge.snapshot import LoopGroupSnapshot, QueueSnapshot, WorkerSnapshot
 from qbridge.source import QueueSource
 from qbridge.watchdog import LoopHealth, LoopLimits, Watchdog
+
+if TYPE_CHECKING:
+    from qbridge.snapshot import WorkerSnapshot
 
 __all__ = ["Worker"]
 
@@ -108,6 +110,8 @@ class Worker:
         """How the worker is; see `QBridge.snapshot`."""
         if self._dispatcher is None:
             return None
+        from qbridge.snapshot import LoopGroupSnapshot, QueueSnapshot, WorkerSnapshot
+
         groups = {
             group.name: LoopGroupSnapshot(
                 capacity=group.capacity, in_flight=group.in_flight, given_up=len(group.fenced)

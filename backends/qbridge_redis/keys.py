@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["MAX_KEY_LENGTH", "QueueKeys", "check_key"]
 
@@ -38,8 +38,7 @@ def check_key(key: str) -> str:
     return key
 
 
-@dataclass(frozen=True, slots=True)
-class QueueKeys:
+class QueueKeys(NamedTuple):
     """The keys of one queue, in the order in which every script gets them.
 
     A message is in one place at a time: a body in `ready` or `arrived`, or an id with its body in `bodies` and the id
@@ -78,14 +77,4 @@ class QueueKeys:
 
     def all(self) -> tuple[str, ...]:
         """Return every key, in the scripts' order."""
-        return (
-            self.ready,
-            self.arrived,
-            self.due,
-            self.leases,
-            self.bodies,
-            self.marks,
-            self.errors,
-            self.dead,
-            self.graves,
-        )
+        return tuple(self)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import NamedTuple
 
 __all__ = ["Script", "Scripts", "load_scripts"]
 
 
-@dataclass(frozen=True, slots=True)
-class Script:
+class Script(NamedTuple):
     """One script.
 
     Attributes:
@@ -25,8 +24,7 @@ class Script:
     digest: str
 
 
-@dataclass(frozen=True, slots=True)
-class Scripts:
+class Scripts(NamedTuple):
     """All scripts; what each takes and returns stands at the top of its file."""
 
     claim: Script

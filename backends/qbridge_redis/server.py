@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from qbridge import SourceMisconfigured, SourceUnavailable
 
@@ -16,8 +16,7 @@ log = logging.getLogger(__name__)
 _OLDEST = (7, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class ServerState:
+class ServerState(NamedTuple):
     """What matters of a server's INFO.
 
     Attributes:

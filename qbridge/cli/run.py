@@ -15,7 +15,6 @@ from qbridge.config import parse_config
 from qbridge.errors import ConfigError, QBridgeError, SourceMisconfigured, SourceUnavailable
 from qbridge.lifeline import Lifeline
 from qbridge.service import ExitCode, Service
-from qbridge.supervisor import Supervisor, needs_supervisor, queues_of_one_process
 
 __all__ = ["EXAMPLES", "run"]
 
@@ -79,7 +78,9 @@ def run(
         return _work_for_supervisor(lifeline, config, overrides, burst)
     text = read_config_text(config)
     service_config = parse_config(text, file=str(config), overrides=overrides)
-    if needs_supervisor(service_config):
+    if service_config.has_several_processes:
+        from qbridge.supervisor import Supervisor, queues_of_one_process
+
         if problems := [f"{config}: {problem}" for problem in queues_of_one_process(service_config)]:
             raise ConfigError(*problems)
         return Supervisor(service_config, text, command=_own_command(), burst=burst).run()

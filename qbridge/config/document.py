@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
@@ -26,8 +26,7 @@ MOST_PROBLEMS = 100
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_:\-]{1,128}")
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a value was written, and how.
 
     Attributes:
@@ -45,8 +44,7 @@ class Place:
     is_override: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):
     """One line of a `ConfigError`.
 
     Attributes:
@@ -119,7 +117,7 @@ class Document:
         if not isinstance(parent, (dict, list)):
             return False
         parent[path[-1]] = place.text  # type: ignore[index]  # a path was made from the keys and indexes it walks
-        self.places[path] = replace(place, text=None)
+        self.places[path] = place._replace(text=None)
         return True
 
     def error(self, further: Iterable[Problem] = ()) -> ConfigError:

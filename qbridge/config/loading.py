@@ -14,7 +14,6 @@ from qbridge.backend import Backend
 from qbridge.config.document import Document
 from qbridge.config.models import Config, unknown_loop_groups
 from qbridge.config.overrides import apply_environment, apply_overrides
-from qbridge.config.problems import locate, problems_of
 from qbridge.config.yaml_source import MAX_DOCUMENT_BYTES, read_yaml
 from qbridge.discovery import installed_backends
 from qbridge.errors import ConfigError
@@ -107,6 +106,8 @@ def _validated(document: Document, backends: Mapping[str, Backend[Any]] | None) 
         try:
             config = Config.model_validate(document.content, strict=True, context={"backends": backends})
         except ValidationError as exc:
+            from qbridge.config.problems import problems_of
+
             errors = exc.errors(include_url=False, include_input=False)
             if _take_texts(errors, document, options):
                 continue
@@ -132,6 +133,8 @@ def _take_texts(errors: Sequence[ErrorDetails], document: Document, options: Map
 
     A password of digits in `${PASSWORD}` reads as a number, and nobody thinks of quoting it.
     """
+    from qbridge.config.problems import locate
+
     taken = 0
     for error in errors:
         if error["type"] in _TEXT_WANTED:

@@ -98,6 +98,11 @@ class Config(Settings):
             )
         return self
 
+    @property
+    def has_several_processes(self) -> bool:
+        """Whether the service is more than one process in its life."""
+        return self.processes > 1 or self.recycle.is_active
+
     def create_codec(self, queue: str) -> Codec:
         """Return the codec of a queue, which signs and verifies its messages if `signing` says so."""
         signer = None if self.signing is None else self.signing.create_signer(queue)
