@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import ChainMap
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from time import monotonic
@@ -17,7 +17,7 @@ from qbridge.discovery import installed_backends
 from qbridge.dispatcher import DrainReport
 from qbridge.errors import BridgeStateError, ConfigError, SourceUnavailable, UnknownQueueError
 from qbridge.event_hub import EventHub
-from qbridge.message import MessageFields, TaskMessage, fields_of, fields_of_call
+from qbridge.message import TaskMessage, fields_of, fields_of_call
 from qbridge.registry import HandlerRegistry
 from qbridge.sender import SEND_TIMEOUT, Sender
 from qbridge.source import Outgoing, QueueSource
@@ -160,7 +160,8 @@ class QBridge:
             SourceUnavailable: The broker can't be reached, or did not answer: the message may or may not be there.
         """
         fields = fields_of_call(task, args, kwargs, dict(headers) if headers else {})
-        await self._send((fields,), queue, delay)
+        sender = self._sender(queue, delay) or await self._make_sender(queue)
+        await self._sending(sender, [sender.encode_one(fields, delay)])
         return fields["id"]
 
     async def send_many(
@@ -180,8 +181,10 @@ class QBridge:
         Raises:
             The same errors as `send`.
         """
-        sent = await self._send(map(fields_of, messages), queue, delay)
-        return [message.message_id for message in sent]
+        sender = self._sender(queue, delay) or await self._make_sender(queue)
+        ready = sender.encode(map(fields_of, messages), delay)
+        await self._sending(sender, ready)
+        return [message.message_id for message in ready]
 
     @asynccontextmanager
     async def source(self, queue: str | None = None) -> AsyncIterator[QueueSource]:
@@ -284,33 +287,38 @@ class QBridge:
         self, task: str, args: Sequence[Any], kwargs: Mapping[str, Any], *, queue: str, delay: float
     ) -> str:
         fields = fields_of_call(task, args, dict(kwargs), {})
-        await self._send((fields,), queue, delay)
+        sender = self._sender(queue, delay) or await self._make_sender(queue)
+        await self._sending(sender, [sender.encode_one(fields, delay)])
         return fields["id"]
 
-    async def _send(self, messages: Iterable[MessageFields], queue: str | None, delay: float) -> Sequence[Outgoing]:
-        """Send messages, from whichever loop this one is; return what was sent."""
+    def _sender(self, queue: str | None, delay: float) -> Sender | None:
+        """Return the sender of a queue that can delay for so long; None if nobody has sent to it yet."""
         name = self._queue_name(queue)
         if delay and (reason := self.config.why_too_long(name, delay)):
             raise ValueError(f"queue {name!r} can't delay a message by {format_duration(delay)}: {reason}")
-        sender = self._senders.get(name) or await self._make_sender(name)
-        ready = sender.encode(messages, delay)
-        await (sender.send(ready) if self._loop is asyncio.get_running_loop() else self._send_from_afar(sender, ready))
-        return ready
+        return self._senders.get(name)
 
-    async def _make_sender(self, queue: str) -> Sender:
-        """Return the sender of a queue, made on the bridge's own loop if nobody has sent to it yet."""
+    def _sending(self, sender: Sender, messages: Sequence[Outgoing]) -> Awaitable[None]:
+        """Return what to await for messages to be sent, from whichever loop this one is."""
+        if self._loop is asyncio.get_running_loop():
+            return sender.send(messages)
+        return self._send_from_afar(sender, messages)
+
+    async def _make_sender(self, queue: str | None) -> Sender:
+        """Make the sender of a queue, on the bridge's own loop, or return the one that was made meanwhile."""
         if self._loop is None:
             raise BridgeStateError("send through a bridge after it was entered: async with QBridge(...) as bridge")
         if self._loop is not asyncio.get_running_loop():
             return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._make_sender(queue), self._loop))
-        if queue not in self._senders:  # nor meanwhile, from another loop
-            self._senders[queue] = Sender(
-                queue,
-                self._new_source(queue),
-                codec=self.config.create_codec(queue),
-                max_message_size=self.config.queues[queue].max_message_size,
+        name = self._queue_name(queue)
+        if name not in self._senders:
+            self._senders[name] = Sender(
+                name,
+                self._new_source(name),
+                codec=self.config.create_codec(name),
+                max_message_size=self.config.queues[name].max_message_size,
             )
-        return self._senders[queue]
+        return self._senders[name]
 
     async def _send_from_afar(self, sender: Sender, messages: Sequence[Outgoing]) -> None:
         """Send from another loop than the bridge's."""

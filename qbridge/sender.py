@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, repeat
 from math import inf
 from time import monotonic
 
@@ -51,11 +51,13 @@ class _Run:
     """A task that sends batch after batch, from a first request until none waits.
 
     Attributes:
+        loop: Where it runs.
         task: The task.
         batch: What is being sent.
         is_late: Whether the call under way was cancelled because it took too long.
     """
 
+    loop: asyncio.AbstractEventLoop
     task: asyncio.Task[None] | None = None
     batch: _Batch = field(default_factory=_Batch)
     is_late: bool = False
@@ -92,32 +94,42 @@ class Sender:
             MessageTooLargeError: One is over the queue's size limit.
             ValueError: The delay is negative or not finite, or the queue can't carry the delay or the headers.
         """
-        if not 0 <= delay < inf:
-            raise ValueError(f"delay must be 0 or more seconds, not {delay!r}")
-        if delay and not self._source.capabilities.delay:
-            raise ValueError(f"queue {self.queue!r} can't delay messages: its broker has no such ability")
+        self._check(delay)
         # Messages that are made one by one are gone again before the interpreter's collector of cycles looks at them:
         # of 1000 each takes 0.5 µs less (November 2026, CPython 3.11).
         ready: list[Outgoing] = []
         rest = iter(messages)
         while some := list(islice(rest, _ENCODED_TOGETHER)):
-            ready += self._encode(some, delay)
+            bodies = self._codec.write_all(some)
+            if (largest := max(map(len, bodies))) > self._max_message_size:
+                raise MessageTooLargeError(largest, self._max_message_size)
+            headers_of = repeat(NO_HEADERS) if self._codec.carries_headers else map(self._headers_of, some)
+            ready += [
+                Outgoing(body, fields["id"], delay, headers)
+                for body, fields, headers in zip(bodies, some, headers_of, strict=False)
+            ]
         return ready
 
-    def _encode(self, messages: Sequence[MessageFields], delay: float) -> list[Outgoing]:
-        bodies = self._codec.write_all(messages)
-        if (largest := max(map(len, bodies))) > self._max_message_size:
-            raise MessageTooLargeError(largest, self._max_message_size)
-        if self._codec.carries_headers:
-            return [
-                Outgoing(body, fields["id"], delay, NO_HEADERS) for body, fields in zip(bodies, messages, strict=True)
-            ]
-        if not self._source.capabilities.headers and any(fields["headers"] for fields in messages):
+    def encode_one(self, fields: MessageFields, delay: float) -> Outgoing:
+        """Return one message ready to be sent: like `encode`, in less than half the time."""
+        self._check(delay)
+        body = self._codec.write(fields)
+        if len(body) > self._max_message_size:
+            raise MessageTooLargeError(len(body), self._max_message_size)
+        headers = NO_HEADERS if self._codec.carries_headers else self._headers_of(fields)
+        return Outgoing(body, fields["id"], delay, headers)
+
+    def _check(self, delay: float) -> None:
+        if not 0 <= delay < inf:
+            raise ValueError(f"delay must be 0 or more seconds, not {delay!r}")
+        if delay and not self._source.capabilities.delay:
+            raise ValueError(f"queue {self.queue!r} can't delay messages: its broker has no such ability")
+
+    def _headers_of(self, fields: MessageFields) -> Mapping[str, str]:
+        """Return the headers that travel beside the body."""
+        if fields["headers"] and not self._source.capabilities.headers:
             raise ValueError(f"queue {self.queue!r} can't carry headers: neither its codec nor its broker has any")
-        return [
-            Outgoing(body, fields["id"], delay, fields["headers"])
-            for body, fields in zip(bodies, messages, strict=True)
-        ]
+        return fields["headers"]
 
     def send(self, messages: Sequence[Outgoing]) -> asyncio.Future[None]:
         """Return a future of the moment when the broker has all of the messages; their order is kept.
@@ -136,12 +148,13 @@ class Sender:
         """
         if self._is_closed:
             raise BridgeStateError(f"queue {self.queue!r} is closed for sending")
-        sent = asyncio.get_running_loop().create_future()
+        run = self._run
+        sent = (asyncio.get_running_loop() if run is None else run.loop).create_future()
         if not messages:
             sent.set_result(None)
             return sent
         self._add(messages, sent)
-        if self._run is None:
+        if run is None:
             self._start()
         return sent
 
@@ -166,10 +179,11 @@ class Sender:
 
     def _start(self, *, is_lost: bool = False) -> None:
         """Let a task send what waits; the requests of this turn of the loop are all there when it begins."""
-        run = self._run = _Run()
-        run.task = asyncio.create_task(self._flush(run, is_lost), name=f"send {self.queue}")
+        run = self._run = _Run(asyncio.get_running_loop())
+        run.task = run.loop.create_task(self._flush(run, is_lost), name=f"send {self.queue}")
 
     async def _flush(self, run: _Run, is_lost: bool) -> None:
+        run.task = asyncio.current_task()  # an eager one runs before it is returned
         # The calls are awaited right here, and not in tasks of their own: with these a lone send took 70 µs more of
         # processor time (November 2026, CPython 3.11). So whatever is awaited may end when this run is over.
         try:
@@ -208,7 +222,7 @@ class Sender:
     async def _send_batch(self, run: _Run) -> Exception | None:
         """Make the calls for a run's batch; return what went wrong."""
         task = _task_of(run)
-        timer = asyncio.get_running_loop().call_later(SEND_TIMEOUT, self._interrupt, run)
+        timer = run.loop.call_later(SEND_TIMEOUT, self._interrupt, run)
         try:
             if not self._is_open:
                 await self._source.open()
@@ -238,7 +252,7 @@ class Sender:
         """Cancel a call that takes too long, and go on without it if it ignores that."""
         run.is_late = True
         _task_of(run).cancel()
-        asyncio.get_running_loop().call_later(_LAST_WORDS, self._give_up, run, run.batch)
+        run.loop.call_later(_LAST_WORDS, self._give_up, run, run.batch)
 
     def _give_up(self, run: _Run, batch: _Batch) -> None:
         if run is self._run and run.is_late and run.batch is batch:

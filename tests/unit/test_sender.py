@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
@@ -80,6 +81,21 @@ async def test_a_hundred_sends_in_one_turn_of_the_loop_are_one_call(bench: Bench
 
     assert [100] == bench.source.send_sizes
     assert 1 == bench.source.calls["open"]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="asyncio has no eager tasks before 3.12")
+async def test_a_loop_with_eager_tasks_sends_too(bench: Bench) -> None:
+    """The first send is under way before it returns; those that come meanwhile share the next call."""
+    asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined,unused-ignore]  # as above
+    gate = Latch()
+    bench.source.script("send", gate)
+
+    sends = [bench.sender.send(outgoing(f"{index}")) for index in range(100)]
+    gate.set()
+    await asyncio.gather(*sends)
+
+    assert [1, 99] == bench.source.send_sizes
+    assert [str(index) for index in range(100)] == await bench.sent()
 
 
 async def test_a_lone_send_goes_at_once(bench: Bench) -> None:
