@@ -88,7 +88,7 @@ class BridgeSender:
 
     async def send_many(self, task: str, calls: Sequence[tuple[Any, ...]]) -> None:
         """Send one task for each of these arguments."""
-        messages = [TaskMessage(task=task, args=list(call)) for call in calls]
+        messages = (TaskMessage(task=task, args=list(call)) for call in calls)
         await self._bridge.send_many(messages, queue=queue_of(task))
 
     async def close(self) -> None:
