@@ -309,13 +309,9 @@ class Publisher:
 
 def _frames(channel: Channel, letters: Sequence[Letter]) -> list[bytes]:
     number, size = channel.raw.channel_number, channel.link.frame_size
-    ways: dict[tuple[str, str], bytes] = {}  # most letters go the same way
     frames: list[bytes] = []
     for letter in letters:
-        way = (letter.exchange, letter.queue)
-        if way not in ways:
-            ways[way] = publish_frame(number, *way)
-        frames.append(ways[way])
+        frames.append(publish_frame(number, letter.exchange, letter.queue))
         frames += content_frames(number, letter.properties, letter.body, frame_size=size)
     return frames
 

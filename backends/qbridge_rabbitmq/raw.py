@@ -5,7 +5,7 @@ Why, and what of the client library this leans on: docs/decisions/rabbitmq-frame
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pika.adapters.asyncio_connection import AsyncioConnection
@@ -33,7 +33,7 @@ class RawChannel(Channel):  # type: ignore[misc]  # pika ships no types
         self.connection.reader.takers[self.channel_number] = taker
         self.add_on_close_callback(lambda *_: self.connection.reader.takers.pop(self.channel_number, None))
 
-    def write(self, frames: Iterable[bytes]) -> None:
+    def write(self, frames: Sequence[bytes]) -> None:
         """Write whole frames of this channel.
 
         Raises:
@@ -67,7 +67,7 @@ class RawConnection(AsyncioConnection):  # type: ignore[misc]  # pika ships no t
     def _create_channel(self, channel_number: int, on_open_callback: Any) -> RawChannel:
         return RawChannel(self, channel_number, on_open_callback)
 
-    def write(self, frames: Iterable[bytes]) -> None:
+    def write(self, frames: Sequence[bytes]) -> None:
         """Write whole frames, or parts of frames that follow one another."""
         for piece in joined(frames):
             self.bytes_sent += len(piece)
