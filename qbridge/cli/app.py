@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any, NoReturn
 
@@ -11,11 +12,15 @@ from typer.core import TyperGroup
 
 from qbridge import __version__
 from qbridge.cli.commands import Commands
-from qbridge.cli.ends import end_of
+from qbridge.cli.ends import CommandFailed, end_of
 from qbridge.cli.flags import DebugFlag, examples, wants_debug
 from qbridge.service import ExitCode
 
 __all__ = ["Application", "app"]
+
+
+#: The parser's error for a wrong command line; typer itself names only this child of it.
+_UsageError: Any = typer.BadParameter.__base__
 
 
 class Application(TyperGroup):
@@ -28,11 +33,11 @@ class Application(TyperGroup):
     def main(self, *args: Any, **settings: Any) -> NoReturn:
         """Parse and run a command line, and end the process."""
         settings["standalone_mode"] = False
-        sys.exit(end_of(partial(super().main, *args, **settings)))
+        sys.exit(end_of(partial(_parsed, partial(super().main, *args, **settings))))
 
     def invoke(self, ctx: Any) -> int:
         """Run the command that was parsed; return its exit code."""
-        return end_of(partial(super().invoke, ctx), wants_traceback=lambda: wants_debug(ctx))
+        return end_of(partial(_parsed, partial(super().invoke, ctx)), wants_traceback=lambda: wants_debug(ctx))
 
 
 app = typer.Typer(
@@ -68,3 +73,22 @@ def _root(
     if context.invoked_subcommand is None:
         sys.stderr.write(f"{context.get_help()}\n")
         raise typer.Exit(ExitCode.USAGE)
+
+
+def _parsed(command: Callable[[], object]) -> object:
+    """Run a command; the parser's own ways to end it become ours."""
+    try:
+        return command()
+    except typer.Exit as exc:  # --help, --version
+        return exc.exit_code
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    except _UsageError as exc:
+        raise CommandFailed(_usage(exc), code=ExitCode.USAGE) from exc
+
+
+def _usage(exc: Any) -> str:
+    message = str(exc.format_message()).strip().removesuffix(".").replace("Value error, ", "")
+    if exc.ctx is not None:
+        message += f" (see '{exc.ctx.command_path} --help')"
+    return message[:1].lower() + message[1:]

@@ -7,9 +7,6 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Any
-
-import typer
 
 from qbridge.cli.output import one_line
 from qbridge.errors import (
@@ -30,9 +27,6 @@ INTERRUPTED = 130
 
 #: Whoever read the output has gone, as `| head` does: 128 + SIGPIPE.
 BROKEN_PIPE = 141
-
-#: The parser's error for a wrong command line; typer itself names only this child of it.
-_UsageError: Any = typer.BadParameter.__base__
 
 
 class CommandFailed(Exception):  # noqa: N818  # an end, not a fault of the program
@@ -57,16 +51,13 @@ def end_of(command: Callable[[], object], *, wants_traceback: Callable[[], bool]
         wants_traceback: Asked when an error was not expected.
     """
     try:
-        try:
-            result = command()
-            code = int(result) if isinstance(result, int) else 0
-        except typer.Exit as exc:  # --help, --version
-            code = exc.exit_code
+        result = command()
+        code = int(result) if isinstance(result, int) else 0
         sys.stdout.flush()
     except BrokenPipeError:
         _forget_output()
         return BROKEN_PIPE
-    except (KeyboardInterrupt, typer.Abort):
+    except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as exc:  # noqa: BLE001  # the border of the process
         expected = _expected(exc)
@@ -118,19 +109,10 @@ def _expected(exc: Exception) -> tuple[Sequence[str], ExitCode] | None:
         return exc.problems, ExitCode.CONFIG
     if isinstance(exc, QBridgeError):
         return [str(exc)], exit_code_of(exc)
-    if isinstance(exc, _UsageError):
-        return [_usage(exc)], ExitCode.USAGE
     if isinstance(exc, OSError) and exc.strerror:
         place = f"{exc.filename}: " if exc.filename else ""
         return [f"{place}{exc.strerror}"], ExitCode.FAILURE
     return None
-
-
-def _usage(exc: Any) -> str:
-    message = str(exc.format_message()).strip().removesuffix(".").replace("Value error, ", "")
-    if exc.ctx is not None:
-        message += f" (see '{exc.ctx.command_path} --help')"
-    return message[:1].lower() + message[1:]
 
 
 def _forget_output() -> None:
