@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import islice, repeat
 from math import inf
 from time import monotonic
+from typing import Protocol
 
 from qbridge.calls import call_within, leave_behind
 from qbridge.codec import Codec
@@ -17,7 +18,7 @@ from qbridge.errors import BridgeStateError, MessageTooLargeError, SourceFull, S
 from qbridge.message import MessageFields
 from qbridge.source import NO_HEADERS, Outgoing, QueueSource
 
-__all__ = ["Sender"]
+__all__ = ["SEND_TIMEOUT", "Sender", "Waiter"]
 
 log = logging.getLogger(__name__)
 
@@ -34,16 +35,29 @@ SEND_TIMEOUT = 30.0
 _LAST_WORDS = 0.1
 
 
+class Waiter(Protocol):
+    """Who is told how a send has ended: a future, or what stands for one."""
+
+    def done(self) -> bool:
+        """Return whether nobody needs to be told any more."""
+
+    def set_result(self, result: None, /) -> None:
+        """The broker has the messages."""
+
+    def set_exception(self, exception: Exception, /) -> None:
+        """It has not, or nobody knows."""
+
+
 @dataclass(slots=True, eq=False)
 class _Batch:
-    """What goes in one call, as a rule, and the futures of those who wait for it.
+    """What goes in one call, as a rule, and those who wait for it.
 
     Only the messages of one caller may be more than fit in a call.
     """
 
     messages: list[Outgoing] = field(default_factory=list)
     size: int = 0
-    waiters: list[asyncio.Future[None]] = field(default_factory=list)
+    waiters: list[Waiter] = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)
@@ -146,17 +160,33 @@ class Sender:
             SourceUnavailable: The broker can't be reached, or the outcome is unknown.
             SourceMisconfigured: The broker refuses what was configured.
         """
-        if self._is_closed:
-            raise BridgeStateError(f"queue {self.queue!r} is closed for sending")
         run = self._run
         sent = (asyncio.get_running_loop() if run is None else run.loop).create_future()
+        self.submit(messages, sent)
+        return sent
+
+    def submit(self, messages: Sequence[Outgoing], sent: Waiter) -> None:
+        """Send as `send` does, and tell another waiter than a future of it.
+
+        Raises:
+            BridgeStateError: The sender is closed.
+        """
+        if self._is_closed:
+            raise BridgeStateError(f"queue {self.queue!r} is closed for sending")
         if not messages:
             sent.set_result(None)
-            return sent
-        self._add(messages, sent)
-        if run is None:
+            return
+        size = len(messages[0].body) if len(messages) == 1 else sum([len(message.body) for message in messages])
+        # They go with those that wait already, if all together fit in one call; none are torn.
+        batch = self._waiting[-1] if self._waiting else None
+        if batch is None or len(batch.messages) + len(messages) > MAX_BATCH or batch.size + size > MAX_BYTES:
+            batch = _Batch()
+            self._waiting.append(batch)
+        batch.messages += messages
+        batch.size += size
+        batch.waiters.append(sent)
+        if self._run is None:
             self._start()
-        return sent
 
     async def close(self, timeout: float = SEND_TIMEOUT) -> None:
         """Send what waits, and close the source, within `timeout` seconds. May be called twice.
@@ -202,18 +232,7 @@ class Sender:
                 self._run = None
                 _tell(self._take_all(run), SourceUnavailable(f"sending to queue {self.queue!r} was cancelled"))
 
-    def _add(self, messages: Sequence[Outgoing], sent: asyncio.Future[None]) -> None:
-        """Let messages go with those that wait already, if they fit in one call all together; none are torn."""
-        size = len(messages[0].body) if len(messages) == 1 else sum([len(message.body) for message in messages])
-        batch = self._waiting[-1] if self._waiting else None
-        if batch is None or len(batch.messages) + len(messages) > MAX_BATCH or batch.size + size > MAX_BYTES:
-            batch = _Batch()
-            self._waiting.append(batch)
-        batch.messages += messages
-        batch.size += size
-        batch.waiters.append(sent)
-
-    def _take_all(self, run: _Run) -> list[asyncio.Future[None]]:
+    def _take_all(self, run: _Run) -> list[Waiter]:
         """Return all who wait, and forget what they wait for."""
         waiters = [waiter for batch in (run.batch, *self._waiting) for waiter in batch.waiters]
         self._waiting.clear()
@@ -291,7 +310,7 @@ def _calls(batch: _Batch) -> Iterator[Sequence[Outgoing]]:
     yield messages[start:]
 
 
-def _tell(waiters: Iterable[asyncio.Future[None]], error: Exception | None) -> None:
+def _tell(waiters: Iterable[Waiter], error: Exception | None) -> None:
     for waiter in waiters:
         if waiter.done():  # its caller was cancelled
             continue

@@ -232,7 +232,7 @@ async def test_a_backend_that_is_not_installed_can_be_given_as_an_object() -> No
 
 
 async def test_use_out_of_order_is_an_error() -> None:
-    """Sending before entering, entering twice and running twice each say what to do."""
+    """Sending before entering or after leaving, entering twice and running twice each say what to do."""
     bridge = QBridge()
     with pytest.raises(BridgeStateError, match=r"after it was entered"):
         await bridge.send("any")
@@ -247,6 +247,10 @@ async def test_use_out_of_order_is_an_error() -> None:
     with pytest.raises(BridgeStateError, match=r"was entered before; make another one"):
         async with bridge:
             pass
+    with pytest.raises(BridgeStateError, match=r"send through a bridge before it is left"):
+        await bridge.send("any")
+    with pytest.raises(BridgeStateError, match=r"send through a bridge before it is left"):
+        await asyncio.to_thread(lambda: asyncio.run(bridge.send("any")))
 
 
 def test_wrong_settings_are_told_before_anything_starts() -> None:
