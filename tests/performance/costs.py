@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ __all__ = [
     "blocks_left",
     "calls_per_task",
     "complaint",
+    "counted_instructions",
     "instructions_per_task",
+    "output_of",
     "version",
     "worse_functions",
     "worth_noting",
@@ -51,9 +54,22 @@ def version() -> str:
 
 def instructions_per_task() -> float:
     """Return what a task takes, in turns of the reference workload; 1 is some 3,700 instructions."""
+    # Up to the first mark, the reference, up to the drain, the drain.
+    _, reference, _, drain = counted_instructions(*_PROGRAM, "instructions", parts=4)
+    return round((drain / TASKS) / (reference / TURNS), 2)
+
+
+def counted_instructions(*arguments: str, parts: int, variables: Mapping[str, str] | None = None) -> list[int]:
+    """Return the instructions of a Python program, those of each part that ends with a call of getsid.
+
+    Args:
+        *arguments: What the interpreter is called with.
+        parts: How many parts there are; what comes after them is not counted.
+        variables: What its environment has beside that of this process.
+    """
     with tempfile.TemporaryDirectory(prefix="qbridge-callgrind-") as folder:
         counts = Path(folder) / "counts"
-        _run(
+        output_of(
             "valgrind",
             "--tool=callgrind",
             "--quiet",
@@ -61,17 +77,15 @@ def instructions_per_task() -> float:
             "--dump-before=getsid",
             f"--callgrind-out-file={counts}",
             _PYTHON,
-            *_PROGRAM,
-            "instructions",
+            *arguments,
+            variables=variables,
         )
-        # Up to the first mark, the reference, up to the drain, the drain; what comes after has no number.
-        _, reference, _, drain = (_total(counts.with_name(f"{counts.name}.{part}")) for part in range(1, 5))
-    return round((drain / TASKS) / (reference / TURNS), 2)
+        return [_total(counts.with_name(f"{counts.name}.{part}")) for part in range(1, parts + 1)]
 
 
 def calls_per_task() -> dict[str, float]:
     """Return how often each function is called for a task, in the mean."""
-    counts: dict[str, int] = json.loads(_run(_PYTHON, *_PROGRAM, "calls"))
+    counts: dict[str, int] = json.loads(output_of(_PYTHON, *_PROGRAM, "calls"))
     return {name: round(count / TASKS, 3) for name, count in sorted(counts.items())}
 
 
@@ -85,7 +99,7 @@ def worth_noting(calls: dict[str, float]) -> dict[str, Any]:
 
 def blocks_left() -> int:
     """Return how many blocks of memory are left of all tasks, once they are done and their queue is gone."""
-    left: int = json.loads(_run(_PYTHON, *_PROGRAM, "blocks"))
+    left: int = json.loads(output_of(_PYTHON, *_PROGRAM, "blocks"))
     return left
 
 
@@ -108,8 +122,14 @@ def worse_functions(noted: dict[str, float], measured: dict[str, float]) -> dict
     }
 
 
-def _run(*command: str) -> str:
-    environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+def output_of(*command: str, variables: Mapping[str, str] | None = None) -> str:
+    """Run a program to its end and return what it has printed; no variable of qbridge's own reaches it.
+
+    Raises:
+        RuntimeError: It failed.
+    """
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("QBRIDGE_")}
+    environment = inherited | {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"} | dict(variables or {})
     done = subprocess.run(
         command, cwd=TOP, env=environment, capture_output=True, text=True, timeout=_PATIENCE, check=False
     )

@@ -21,6 +21,7 @@ from tests.performance.costs import (
     worth_noting,
 )
 from tests.performance.round_trips import rabbitmq_bytes, redis_requests, sqlite_transactions
+from tests.performance.start import by_package, instructions_until_first_task, modules_at_first_task, own_modules
 from tests.support.rabbitmq_server import RabbitServer
 from tests.support.redis_server import RedisServer
 
@@ -32,6 +33,12 @@ def sqlite_in_its_own_folder() -> float:
     """Measure SQLite on a file that is removed."""
     with tempfile.TemporaryDirectory(prefix="qbridge-costs-") as folder:
         return sqlite_transactions(Path(folder))
+
+
+def modules_on_sqlite() -> list[str]:
+    """Return what a service on SQLite has loaded when its first task runs."""
+    with tempfile.TemporaryDirectory(prefix="qbridge-costs-") as folder:
+        return modules_at_first_task({"backend": "sqlite", "path": f"{folder}/q.db"})
 
 
 def show(what: str, measure: Callable[[], float], times: int) -> None:
@@ -58,13 +65,23 @@ def main() -> None:
             show("blocks", blocks_left, times)
             for name, measure in trips.items():
                 show(name, measure, times)
+            show("modules of a start", lambda: len(modules_on_sqlite()), times)
             show("instructions", instructions_per_task, times)
+            show("instructions of a start", instructions_until_first_task, times)
             return
         noted = json.loads(BASELINE.read_text()) if BASELINE.exists() else {}
         noted["round_trips"] = {
             name: round(median(measure() for _ in range(_TRIPS)), 1) for name, measure in trips.items()
         }
-    noted[version()] = {"instructions": instructions_per_task(), "calls": worth_noting(calls_per_task())}
+    modules = modules_on_sqlite()
+    noted[version()] = {
+        "instructions": instructions_per_task(),
+        "calls": worth_noting(calls_per_task()),
+        "start": {
+            "instructions": instructions_until_first_task(),
+            "modules": {"total": len(modules), "own": own_modules(modules), "packages": by_package(modules)},
+        },
+    }
     BASELINE.write_text(json.dumps(noted, indent=2, sort_keys=True) + "\n")
     print(f"noted in {BASELINE.relative_to(Path.cwd())}")
 
