@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["QueueNames", "check_queue"]
 
@@ -23,8 +23,7 @@ def check_queue(queue: str) -> str:
     return queue
 
 
-@dataclass(frozen=True, slots=True)
-class QueueNames:
+class QueueNames(NamedTuple):
     """The names of one queue.
 
     Attributes:

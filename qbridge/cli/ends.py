@@ -8,7 +8,6 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
-from qbridge.cli.output import one_line
 from qbridge.errors import (
     ConfigError,
     MessageError,
@@ -96,6 +95,8 @@ def warn(problems: Iterable[str]) -> None:
 
 
 def _write(kind: str, lines: Iterable[str]) -> None:
+    from qbridge.cli.output import one_line  # a command that goes well may have nothing to print
+
     with suppress(BrokenPipeError):
         sys.stderr.write("".join(f"{kind}: {one_line(line)}\n" for line in lines))
         sys.stderr.flush()

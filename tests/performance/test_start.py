@@ -29,7 +29,14 @@ NEEDLESS = frozenset(
     {"typer", "click", "rich", "difflib", "gettext", "http", "multiprocessing", "prometheus_client", "unittest"}
     | {"qbridge.cli.app", "qbridge.cli.commands", "qbridge.cli.flags", "qbridge.cli.run", "qbridge.cli.send"}
     | {"qbridge.condition", "qbridge.events", "qbridge.metrics", "qbridge.probe_server", "qbridge.snapshot"}
-    | {"qbridge.blocking", "qbridge.child", "qbridge.schema", "qbridge.supervisor", "qbridge.testing"}
+    | {
+        "qbridge.blocking",
+        "qbridge.child",
+        "qbridge.cli.output",
+        "qbridge.schema",
+        "qbridge.supervisor",
+        "qbridge.testing",
+    }
     | {"qbridge.config.model_keys", "qbridge.config.problems", "qbridge.config.wording"}
 )
 
