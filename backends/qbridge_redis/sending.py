@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from qbridge import Outgoing
 from qbridge_redis.keys import QueueKeys
@@ -17,13 +17,13 @@ _MOST_MESSAGES = 1000
 _MOST_BYTES = 4 * 1024 * 1024
 
 
-async def send(link: Link, keys: QueueKeys, token: str, messages: Sequence[Outgoing]) -> float | None:
+async def send(link: Link, keys: QueueKeys, new_token: Callable[[], str], messages: Sequence[Outgoing]) -> float | None:
     """Send messages in order; return the shortest delay among those that wait, or None.
 
     Args:
         link: An open connection.
         keys: The queue's keys.
-        token: A name that no other send has.
+        new_token: Returns a name that no other send has.
         messages: What to send; a batch of up to 1000 and 4 MiB is accepted whole or not at all.
 
     Raises:
@@ -31,10 +31,10 @@ async def send(link: Link, keys: QueueKeys, token: str, messages: Sequence[Outgo
         SourceUnavailable: The outcome is unknown.
     """
     shortest: float | None = None
-    for number, batch in enumerate(_batches(messages)):
+    for batch in _batches(messages):
         delays = [message.delay for message in batch if message.delay > 0]
         if delays:
-            arguments: list[str | bytes] = [f"{token}.{number}."]
+            arguments: list[str | bytes] = [f"{new_token()}."]
             for message in batch:
                 arguments += (str(microseconds(message.delay)), message.body)
             await link.run(load_scripts().send, keys.all(), arguments)

@@ -138,7 +138,7 @@ class RedisSource(QueueSource):
         """Send in batches of up to 1000 messages and 4 MiB; each is accepted whole or not at all."""
         from qbridge_redis.sending import send
 
-        shortest = await send(self._link(), self._keys, self._claims.new_token(), messages)
+        shortest = await send(self._link(), self._keys, self._claims.new_token, messages)
         if shortest is not None and self._receiver is not None:
             self._receiver.expect(shortest)
 
