@@ -16,7 +16,7 @@ import asyncio
 import json
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from time import monotonic, process_time
@@ -24,11 +24,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from qbridge import Delivery, HandlerRegistry, QBridge, RetryPolicy, TaskMessage
+from qbridge import Delivery, HandlerRegistry, QBridge, RetryPolicy, TaskMessage, build_config
 from qbridge.codec import JsonCodec
 from qbridge.execution import Job
 from qbridge.interpreter import settle_in, tune
 from qbridge.loops import LoopThread, new_loop
+from qbridge.message import fields_of, fields_of_call
+from qbridge.sender import Sender
 from qbridge.source import Outgoing, QueueSource
 from tests.support.rabbitmq_server import RabbitServer
 from tests.support.redis_server import RedisServer
@@ -53,12 +55,75 @@ async def least(stage: Callable[[], Awaitable[float]]) -> float:
     return min([await stage() for _ in range(ROUNDS)]) / TASKS * 1e6
 
 
-async def encoding() -> float:
-    """From arguments to bytes."""
-    codec, began = JsonCodec(), process_time()
+async def making() -> float:
+    """A message, by the program that sends it."""
+    began = process_time()
     for number in range(TASKS):
-        codec.encode(TaskMessage(task="count", args=[number]))
+        TaskMessage(task="count", args=[number])
     return process_time() - began
+
+
+async def writing_many() -> float:
+    """From messages that a program makes one by one to what a broker is given, for the call for many."""
+    sender, seconds = _sender(), 0.0
+    for first in range(0, TASKS, SENT_TOGETHER):
+        began = process_time()
+        sender.encode((fields_of(TaskMessage(task="count", args=[first + n])) for n in range(SENT_TOGETHER)), 0.0)
+        seconds += process_time() - began
+    return seconds
+
+
+async def writing_one() -> float:
+    """From a task's name and arguments to what a broker is given, for a single send."""
+    sender, began = _sender(), process_time()
+    for number in range(TASKS):
+        sender.encode_one(fields_of_call("count", (number,), {}, {}), 0.0)
+    return process_time() - began
+
+
+async def waiting() -> float:
+    """1,000 coroutines at once that wait for one thing each: what is asyncio's of 1,000 sends at once."""
+    loop, began = asyncio.get_running_loop(), process_time()
+
+    async def wait(future: asyncio.Future[None]) -> None:
+        await future
+
+    for _ in range(0, TASKS, SENT_TOGETHER):
+        futures = [loop.create_future() for _ in range(SENT_TOGETHER)]
+        loop.call_soon(lambda futures=futures: [future.set_result(None) for future in futures])
+        await asyncio.gather(*(wait(future) for future in futures))
+    return process_time() - began
+
+
+async def sending_at_once() -> float:
+    """1,000 sends at once, through everything, to a queue in memory."""
+    async with QBridge(registry) as bridge:
+        return await _send_together(bridge)
+
+
+async def sending_at_once_from_afar() -> float:
+    """The same in another thread with a loop of its own, as handlers send."""
+    async with QBridge(registry) as bridge:
+        return await asyncio.to_thread(lambda: _on_own_loop(_send_together(bridge)))
+
+
+async def _send_together(bridge: QBridge) -> float:
+    await bridge.send("count", 0)  # makes the sender
+    began = process_time()
+    for first in range(0, TASKS, SENT_TOGETHER):
+        await asyncio.gather(*(bridge.send("count", first + number) for number in range(SENT_TOGETHER)))
+    return process_time() - began
+
+
+def _on_own_loop(coroutine: Coroutine[Any, Any, float]) -> float:
+    with asyncio.Runner(loop_factory=lambda: new_loop("auto")) as runner:
+        return runner.run(coroutine)
+
+
+def _sender() -> Sender:
+    settings = build_config({"handlers": [], "queues": {"default": {"backend": "memory"}}})
+    source = settings.queues["default"].create_source("default")
+    return Sender("default", source, codec=JsonCodec(), max_message_size=2**20)
 
 
 async def decoding() -> float:
@@ -179,7 +244,12 @@ async def whole(keys: dict[str, Any]) -> float:
 async def measure(brokers: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Return µs a task by stage; those of brokers by backend."""
     core = {
-        "encode": await least(encoding),
+        "make a message": await least(making),
+        "make and write a message, of 1,000 for `send_many`": await least(writing_many),
+        "write a message, for `send`": await least(writing_one),
+        "wait for one thing, 1,000 at once: asyncio's part of a send": await least(waiting),
+        "send to memory, 1,000 at once": await least(sending_at_once),
+        "send to memory from another loop, 1,000 at once": await least(sending_at_once_from_afar),
         "decode": await least(decoding),
         "validate the arguments": await least(validating),
         "hand over, validate, run as a task, hand back": await least(running),

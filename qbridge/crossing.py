@@ -44,7 +44,7 @@ class Crossing:
     """Takes sends from any loop to that of the senders, and their outcomes back.
 
     Sends of one turn of a loop cross with one wake-up, and so do the outcomes that come in one turn: of 1000 sends at
-    once each took 35 µs of processor time when each crossed by itself, and takes 11 (November 2026, CPython 3.11).
+    once each takes 9 µs of processor time, and took 35 when each crossed by itself (November 2026, CPython 3.11).
 
     Args:
         loop: The senders' loop.
