@@ -16,7 +16,7 @@ import asyncio
 import json
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from time import monotonic, process_time
@@ -90,9 +90,14 @@ async def waiting() -> float:
 
     for _ in range(0, TASKS, SENT_TOGETHER):
         futures = [loop.create_future() for _ in range(SENT_TOGETHER)]
-        loop.call_soon(lambda futures=futures: [future.set_result(None) for future in futures])
+        loop.call_soon(_end, futures)
         await asyncio.gather(*(wait(future) for future in futures))
     return process_time() - began
+
+
+def _end(futures: Iterable[asyncio.Future[None]]) -> None:
+    for future in futures:
+        future.set_result(None)
 
 
 async def sending_at_once() -> float:

@@ -138,7 +138,7 @@ class Sender:
     def _check(self, delay: float) -> None:
         if not 0 <= delay < inf:
             raise ValueError(f"delay must be 0 or more seconds, not {delay!r}")
-        if delay and not self._source.capabilities.delay:
+        if not self._source.capabilities.delay:
             raise ValueError(f"queue {self.queue!r} can't delay messages: its broker has no such ability")
 
     def _headers_of(self, fields: MessageFields) -> Mapping[str, str]:
