@@ -13,8 +13,6 @@ from pydantic_core import ErrorDetails
 from qbridge.backend import Backend
 from qbridge.config.document import Document
 from qbridge.config.models import Config, unknown_loop_groups
-from qbridge.config.overrides import apply_environment, apply_overrides
-from qbridge.config.yaml_source import MAX_DOCUMENT_BYTES, read_yaml
 from qbridge.discovery import installed_backends
 from qbridge.errors import ConfigError
 
@@ -54,6 +52,8 @@ def read_config_file(path: str | os.PathLike[str]) -> bytes:
     Raises:
         ConfigError: It can't be read.
     """
+    from qbridge.config.yaml_source import MAX_DOCUMENT_BYTES
+
     file = os.fspath(path)
     try:
         with Path(path).open("rb") as stream:
@@ -79,6 +79,10 @@ def parse_config(
     Raises:
         ConfigError: Something in it is wrong; one line for each problem, in file order.
     """
+    # A program that has its own values needs none of this, nor the parser that it brings.
+    from qbridge.config.overrides import apply_environment, apply_overrides
+    from qbridge.config.yaml_source import read_yaml
+
     variables = os.environ if env is None else env
     document = read_yaml(text, file=file, env=variables)
     apply_environment(document, variables)

@@ -57,6 +57,14 @@ def test_a_name_loads_its_own_module_only() -> None:
     assert ["qbridge.errors"] == loaded_by("from qbridge import Reject")
 
 
+def test_a_program_that_configures_itself_loads_no_parser() -> None:
+    """A bridge that is made of a program's own values loads nothing that reads YAML, and nothing of a service."""
+    loaded = loaded_by("from qbridge import QBridge; QBridge(queues={'default': {'backend': 'memory'}})")
+
+    assert "qbridge.config.loading" in loaded
+    assert set() == {"qbridge.config.yaml_source", "qbridge.config.overrides", "qbridge.service"} & set(loaded)
+
+
 def test_all_names_can_be_imported_at_once() -> None:
     """A star gives every public name."""
     assert "qbridge.service" in loaded_by("from qbridge import *; Service, QBridge, Retry")
