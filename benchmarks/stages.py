@@ -29,7 +29,7 @@ from qbridge.codec import JsonCodec
 from qbridge.execution import Job
 from qbridge.interpreter import settle_in, tune
 from qbridge.loops import LoopThread, new_loop
-from qbridge.message import fields_of, fields_of_call
+from qbridge.message import fields_of, fields_of_call, fields_of_calls
 from qbridge.sender import Sender
 from qbridge.source import Outgoing, QueueSource
 from tests.support.rabbitmq_server import RabbitServer
@@ -69,6 +69,17 @@ async def writing_many() -> float:
     for first in range(0, TASKS, SENT_TOGETHER):
         began = process_time()
         sender.encode((fields_of(TaskMessage(task="count", args=[first + n])) for n in range(SENT_TOGETHER)), 0.0)
+        seconds += process_time() - began
+    return seconds
+
+
+async def writing_each() -> float:
+    """From a task's name and many arguments to what a broker is given, for the call for one task many times."""
+    sender, seconds = _sender(), 0.0
+    for first in range(0, TASKS, SENT_TOGETHER):
+        calls = [(first + number,) for number in range(SENT_TOGETHER)]
+        began = process_time()
+        sender.encode(fields_of_calls("count", calls, {}), 0.0)
         seconds += process_time() - began
     return seconds
 
@@ -251,6 +262,7 @@ async def measure(brokers: dict[str, dict[str, Any]]) -> dict[str, Any]:
     core = {
         "make a message": await least(making),
         "make and write a message, of 1,000 for `send_many`": await least(writing_many),
+        "write a message, of 1,000 for `send_each`": await least(writing_each),
         "write a message, for `send`": await least(writing_one),
         "wait for one thing, 1,000 at once: asyncio's part of a send": await least(waiting),
         "send to memory, 1,000 at once": await least(sending_at_once),

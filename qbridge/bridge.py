@@ -17,7 +17,7 @@ from qbridge.discovery import installed_backends
 from qbridge.dispatcher import DrainReport
 from qbridge.errors import BridgeStateError, ConfigError, UnknownQueueError
 from qbridge.event_hub import EventHub
-from qbridge.message import TaskMessage, fields_of, fields_of_call
+from qbridge.message import MessageFields, TaskMessage, fields_of, fields_of_call, fields_of_calls
 from qbridge.registry import HandlerRegistry
 from qbridge.sender import SEND_TIMEOUT, Sender
 from qbridge.source import Outgoing, QueueSource
@@ -37,8 +37,8 @@ _LAST_CLOSE = 0.2
 class QBridge:
     """Sends tasks, and runs them on loop threads.
 
-    Belongs to the event loop in which it is entered (`async with`); `send`, `send_many` and `stop` may be called from
-    any other loop or thread as well, handlers included.
+    Belongs to the event loop in which it is entered (`async with`); `send`, `send_many`, `send_each` and `stop` may be
+    called from any other loop or thread as well, handlers included.
 
     Args:
         registry: The handlers; a program that only sends needs none.
@@ -189,10 +189,34 @@ class QBridge:
         Raises:
             The same errors as `send`.
         """
-        sender = self._sender(queue, delay) or await self._make_sender(queue)
-        ready = sender.encode(map(fields_of, messages), delay)
-        await self._sending(sender, ready)
-        return [message.message_id for message in ready]
+        return await self._send_all(map(fields_of, messages), queue, delay)
+
+    async def send_each(
+        self,
+        task: str,
+        calls: Iterable[Sequence[Any] | Mapping[str, Any]],
+        /,
+        *,
+        queue: str | None = None,
+        delay: float = 0.0,
+        headers: Mapping[str, str] | None = None,
+    ) -> list[str]:
+        """Send one task for each of these arguments; return their ids when the broker has all of them.
+
+        Does what `send_many` does, in less time, as no `TaskMessage` is made.
+
+        Args:
+            task: The handler's name.
+            calls: For each task a tuple or list of its positional arguments, or a dict of its named ones.
+            queue: Where to, as in `send`.
+            delay: Seconds before they may start.
+            headers: Text pairs that reach the handler with each.
+
+        Raises:
+            TypeError: A call is neither a tuple, a list nor a dict; nothing is sent.
+            The same errors as `send`.
+        """
+        return await self._send_all(fields_of_calls(task, calls, dict(headers) if headers else {}), queue, delay)
 
     @asynccontextmanager
     async def source(self, queue: str | None = None) -> AsyncIterator[QueueSource]:
@@ -298,6 +322,12 @@ class QBridge:
         sender = self._sender(queue, delay) or await self._make_sender(queue)
         await self._sending(sender, [sender.encode_one(fields, delay)])
         return fields["id"]
+
+    async def _send_all(self, messages: Iterable[MessageFields], queue: str | None, delay: float) -> list[str]:
+        sender = self._sender(queue, delay) or await self._make_sender(queue)
+        ready = sender.encode(messages, delay)
+        await self._sending(sender, ready)
+        return [message.message_id for message in ready]
 
     def _sender(self, queue: str | None, delay: float) -> Sender | None:
         """Return the sender of a queue that can delay for so long; None if nobody has sent to it yet."""

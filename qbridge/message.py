@@ -5,13 +5,21 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Annotated, Any, TypedDict, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["NAME_PATTERN", "MessageFields", "TaskMessage", "fields_of", "fields_of_call", "new_message_id"]
+__all__ = [
+    "NAME_PATTERN",
+    "MessageFields",
+    "TaskMessage",
+    "fields_of",
+    "fields_of_call",
+    "fields_of_calls",
+    "new_message_id",
+]
 
 #: What a task, queue or loop group may be called. Braces would break Redis hash tags, blanks every log line.
 NAME_PATTERN = r"^[A-Za-z0-9_.:\-]{1,128}$"
@@ -97,6 +105,40 @@ def fields_of_call(task: str, args: Sequence[Any], kwargs: dict[str, Any], heade
         "headers": headers,
         "enqueued_at": time.time(),
     }
+
+
+def fields_of_calls(
+    task: str, calls: Iterable[Sequence[Any] | Mapping[str, Any]], headers: dict[str, str]
+) -> Iterator[MessageFields]:
+    """Yield the values of a fresh message for each call.
+
+    Args:
+        task: The handler's name.
+        calls: Tuples and lists of positional arguments, and dicts of named ones.
+        headers: Of each message.
+
+    Raises:
+        TypeError: A call is something else.
+        pydantic.ValidationError: As `fields_of_call`, or the name of an argument is no text.
+    """
+    fields_of_call(task, (), {}, headers)  # what may be wrong with the name and the headers is wrong with all of them
+    for call in calls:
+        if isinstance(call, (tuple, list)):
+            yield {
+                "id": new_message_id(),
+                "task": task,
+                "args": call,
+                "kwargs": {},
+                "headers": headers,
+                "enqueued_at": time.time(),
+            }
+        elif isinstance(call, Mapping):
+            yield fields_of(TaskMessage(task=task, kwargs=dict(call), headers=headers))
+        else:
+            raise TypeError(
+                f"a call of task {task!r} is a tuple or list of its arguments, or a dict of its named ones, "
+                f"not {type(call).__name__}"
+            )
 
 
 @lru_cache(maxsize=1024)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from qbridge import (
     HandlerRegistry,
@@ -131,6 +134,50 @@ async def test_many_messages_get_their_ids_in_order() -> None:
 
     assert [*far, *near, *none] == arrived
     assert ["far-0", "far-1", "far-2", "near-0", "near-1", "near-2"] == arrived
+
+
+async def test_one_task_is_sent_for_each_of_many_arguments() -> None:
+    """Positional or named arguments, from any loop, with the ids in the order of the tasks."""
+    registry = HandlerRegistry()
+    seen: list[tuple[str, int, str, dict[str, str]]] = []
+
+    @registry.task
+    async def note(context: TaskContext, number: int, text: str = "-") -> None:
+        seen.append((context.id, number, text, dict(context.headers)))
+
+    async with QBridge(registry, loops={"default": {"concurrency": 1}}) as bridge:
+        near = await bridge.send_each("note", [(1,), [2, "b"], {"number": 3, "text": "c"}], headers={"h": "x"})
+        far = await asyncio.to_thread(lambda: asyncio.run(bridge.send_each("note", ((n,) for n in range(4, 6)))))
+        none = await bridge.send_each("note", [])
+        await bridge.send_each("note", [(6,)], delay=60)
+        await bridge.run(burst=True)
+        left = await left_in(bridge)
+
+    assert [*near, *far, *none] == [id_ for id_, *_ in seen]
+    assert [(1, "-"), (2, "b"), (3, "c"), (4, "-"), (5, "-")] == [(number, text) for _, number, text, _ in seen]
+    assert [{"h": "x"}] * 3 + [{}] * 2 == [headers for *_, headers in seen]
+    assert (0, 1, 0, 0) == left
+
+
+@pytest.mark.parametrize(
+    ("task", "calls", "error", "text"),
+    [
+        ("note", [(1,), 2], TypeError, "a tuple or list of its arguments, or a dict of its named ones, not int"),
+        ("note", ["text"], TypeError, "a tuple or list of its arguments, or a dict of its named ones, not str"),
+        ("note", [{"a": 1}, {2: 3}], ValidationError, "kwargs.2"),
+        ("no name", [(1,)], ValidationError, "String should match pattern"),
+        ("note", [(1,), (object(),)], UndecodableMessageError, "arguments of task 'note' are not JSON"),
+    ],
+)
+async def test_one_bad_call_among_many_sends_none(
+    task: str, calls: list[Any], error: type[Exception], text: str
+) -> None:
+    """What is wrong with one is told before the broker gets anything."""
+    async with QBridge() as bridge:
+        with pytest.raises(error, match=re.escape(text)):
+            await bridge.send_each(task, calls)
+
+        assert (0, 0, 0, 0) == await left_in(bridge)
 
 
 async def test_headers_travel_beside_a_raw_body_or_are_refused() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.harness import recorder
 from benchmarks.systems.qbridge import CLASSIC, queue_keys
-from qbridge import HandlerRegistry, QBridge, RetryPolicy, TaskMessage
+from qbridge import HandlerRegistry, QBridge, RetryPolicy
 
 registry = HandlerRegistry()
 
@@ -88,8 +88,7 @@ class BridgeSender:
 
     async def send_many(self, task: str, calls: Sequence[tuple[Any, ...]]) -> None:
         """Send one task for each of these arguments."""
-        messages = (TaskMessage(task=task, args=list(call)) for call in calls)
-        await self._bridge.send_many(messages, queue=queue_of(task))
+        await self._bridge.send_each(task, calls, queue=queue_of(task))
 
     async def close(self) -> None:
         """Close the bridge."""
