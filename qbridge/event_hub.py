@@ -27,6 +27,9 @@ class EventHub:
 
     def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:
         """Call `listener` with each event from here on; returns the function that ends it."""
+        # Not when there is something to tell: that may be that no file can be opened any more.
+        import qbridge.events  # noqa: F401
+
         self._listeners = (*self._listeners, listener)
         self.active = True
         return lambda: self._drop(listener)

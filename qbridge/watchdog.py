@@ -10,7 +10,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from time import monotonic, process_time
 from typing import Any, NamedTuple, Protocol
 
@@ -218,8 +218,6 @@ class Watchdog:
 
     async def _replace(self, thread: LoopThread, group: LoopGroup, watch: _Watch) -> None:
         """Give a loop thread up, once there is another one in its place."""
-        from qbridge.events import LoopReplaced
-
         successor: LoopThread | None = None
         if not self._keeper.is_draining:
             if len(group.fenced) >= MAX_FENCED:
@@ -236,11 +234,14 @@ class Watchdog:
         group.replace(thread, successor)
         thread.is_blocked = False
         self._replaced_total += 1
-        event = LoopReplaced(loop_thread=thread.name, successor=successor.name if successor else "", seconds=seconds)
-        log.error("a blocked loop thread is given up", extra=asdict(event))
+        name = successor.name if successor else ""
+        fields = {"loop_thread": thread.name, "successor": name, "seconds": seconds}
+        log.error("a blocked loop thread is given up", extra=fields)
         self._keeper.give_up(thread, sight, seconds)
         if self._events.active:
-            self._events.emit(event)
+            from qbridge.events import LoopReplaced
+
+            self._events.emit(LoopReplaced(loop_thread=thread.name, successor=name, seconds=seconds))
 
     async def _start_successor(self, group: LoopGroup) -> LoopThread | None:
         successor = group.make_thread()

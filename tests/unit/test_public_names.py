@@ -65,6 +65,12 @@ def test_a_program_that_configures_itself_loads_no_parser() -> None:
     assert set() == {"qbridge.config.yaml_source", "qbridge.config.overrides", "qbridge.service"} & set(loaded)
 
 
+def test_events_are_loaded_with_the_first_listener() -> None:
+    """What listeners are told is loaded when they subscribe: later no file may be there to be opened."""
+    assert "qbridge.events" not in loaded_by("from qbridge import EventHub; EventHub()")
+    assert "qbridge.events" in loaded_by("from qbridge import EventHub; EventHub().subscribe(print)")
+
+
 def test_all_names_can_be_imported_at_once() -> None:
     """A star gives every public name."""
     assert "qbridge.service" in loaded_by("from qbridge import *; Service, QBridge, Retry")
