@@ -161,6 +161,8 @@ class QBridge:
             kwargs: Its named arguments.
 
         Raises:
+            pydantic.ValidationError: The task's name, or a header, is none that a `TaskMessage` may have.
+            ValueError: The queue can't delay for so long, or can't carry headers.
             UnknownQueueError: No queue has that name.
             UndecodableMessageError: An argument can't be written as JSON.
             MessageTooLargeError: It is over the queue's `max_message_size`.
