@@ -22,6 +22,7 @@ from tests.performance.drained_queue import TASKS, TURNS
 __all__ = [
     "BASELINE",
     "blocks_left",
+    "calls_per_send",
     "calls_per_task",
     "complaint",
     "counted_instructions",
@@ -87,6 +88,12 @@ def calls_per_task() -> dict[str, float]:
     """Return how often each function is called for a task, in the mean."""
     counts: dict[str, int] = json.loads(output_of(_PYTHON, *_PROGRAM, "calls"))
     return {name: round(count / TASKS, 3) for name, count in sorted(counts.items())}
+
+
+def calls_per_send() -> dict[str, float]:
+    """Return how many functions are called for a message, in the mean, for each way to send."""
+    counts: dict[str, int] = json.loads(output_of(_PYTHON, "-m", "tests.performance.sends"))
+    return {way: round(count / TASKS, 1) for way, count in counts.items()}
 
 
 def worth_noting(calls: dict[str, float]) -> dict[str, Any]:

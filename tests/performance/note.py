@@ -15,6 +15,7 @@ from statistics import median
 from tests.performance.costs import (
     BASELINE,
     blocks_left,
+    calls_per_send,
     calls_per_task,
     instructions_per_task,
     version,
@@ -62,6 +63,7 @@ def main() -> None:
         }
         if times:
             show("calls", lambda: round(sum(calls_per_task().values()), 2), times)
+            show("calls of a send, of all ways together", lambda: round(sum(calls_per_send().values()), 1), times)
             show("blocks", blocks_left, times)
             for name, measure in trips.items():
                 show(name, measure, times)
@@ -77,6 +79,7 @@ def main() -> None:
     noted[version()] = {
         "instructions": instructions_per_task(),
         "calls": worth_noting(calls_per_task()),
+        "sends": calls_per_send(),
         "start": {
             "instructions": instructions_until_first_task(),
             "modules": {"total": len(modules), "own": own_modules(modules), "packages": by_package(modules)},

@@ -1,4 +1,4 @@
-"""A task costs no more than was noted: instructions, calls, memory that stays, and round trips to brokers.
+"""A task and a send cost no more than was noted: instructions, calls, memory that stays, and round trips to brokers.
 
 Nothing here is timed. A test that fails says what has become dearer; CONTRIBUTING.md tells how a new figure is noted.
 """
@@ -16,6 +16,7 @@ import pytest
 from tests.performance.costs import (
     BASELINE,
     blocks_left,
+    calls_per_send,
     calls_per_task,
     complaint,
     instructions_per_task,
@@ -73,6 +74,16 @@ def test_a_task_takes_no_more_calls(noted: dict[str, Any]) -> None:
     assert {} == worse_functions(noted["calls"]["functions"], calls), "called more often per task (noted, measured)"
     measured = round(sum(calls.values()), 1)
     assert "" == complaint("calls of a task", noted["calls"]["total"], measured, within=WITHIN)
+
+
+def test_a_send_takes_no_more_calls(noted: dict[str, Any]) -> None:
+    """A message takes as many calls of functions as was noted, within a tenth, in each way to send."""
+    measured = calls_per_send()
+
+    complaints = [
+        complaint(f"calls of {way}", calls, measured[way], within=WITHIN) for way, calls in noted["sends"].items()
+    ]
+    assert ["", "", "", ""] == complaints
 
 
 def test_no_task_leaves_memory_behind() -> None:
