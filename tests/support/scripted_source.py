@@ -11,7 +11,7 @@ from qbridge import Delivery, Outgoing, QueueStats, Settled, Settlement
 from qbridge_memory import MemoryBroker, MemoryOptions, MemorySource
 from tests.support.waiting import Latch
 
-__all__ = ["HANG", "ScriptedSource", "Unanswered"]
+__all__ = ["HANG", "ScriptedSource", "Unanswered", "claimed_ids"]
 
 
 class _HangError(Exception):
@@ -160,3 +160,10 @@ class ScriptedSource(MemorySource):
         elif fault is not None:
             raise fault
         return None
+
+
+async def claimed_ids(broker: MemoryBroker) -> list[str]:
+    """Claim all that waits in a broker's queue; return the ids in order."""
+    receiver = ScriptedSource(broker)
+    await receiver.open()
+    return [delivery.message_id for delivery in await receiver.receive(10_000, 0.0)]

@@ -14,7 +14,7 @@ from qbridge.codec import JsonCodec
 from qbridge.crossing import Crossing
 from qbridge.sender import Sender
 from qbridge_memory import MemoryBroker
-from tests.support.scripted_source import ScriptedSource
+from tests.support.scripted_source import ScriptedSource, claimed_ids
 from tests.support.waiting import PATIENCE, Latch, poll
 
 
@@ -40,9 +40,7 @@ class Bench:
 
     async def sent(self) -> list[str]:
         """Claim what has reached the queue; return the ids in order."""
-        receiver = ScriptedSource(self.broker)
-        await receiver.open()
-        return [delivery.message_id for delivery in await receiver.receive(10_000, 0.0)]
+        return await claimed_ids(self.broker)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from qbridge import (
 from qbridge.codec import JsonCodec
 from qbridge.sender import Sender
 from qbridge_memory import MemoryBroker
-from tests.support.scripted_source import HANG, ScriptedSource
+from tests.support.scripted_source import HANG, ScriptedSource, claimed_ids
 from tests.support.waiting import PATIENCE, Latch, Watch
 
 
@@ -35,9 +35,7 @@ class Bench:
 
     async def sent(self) -> list[str]:
         """Claim what has reached the queue; return the ids in order."""
-        receiver = ScriptedSource(self.broker)
-        await receiver.open()
-        return [delivery.message_id for delivery in await receiver.receive(10_000, 0.0)]
+        return await claimed_ids(self.broker)
 
 
 @pytest.fixture
